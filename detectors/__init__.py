@@ -1,0 +1,1 @@
+"""Detectors: find the words of an answer that the picture does not support."""

@@ -1,0 +1,156 @@
+"""What a benchmark is: it lists samples, scores one answer, and turns counts into metrics.
+
+It does not know which model or strategy answers, nor how answers are stored. A metric is a function of
+counts that add up over the images of a resample, so every interval and every comparison can be computed
+again from the counts kept in `rows.jsonl`, and the image is the unit that is resampled.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from halu.errors import Unknown
+from halu.registry import Registry
+
+Counts = NDArray[np.float64]
+"""Added-up counts, last axis in the order of `Benchmark.counts`; any leading axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about one picture. `image` is also the cluster that statistics resample."""
+
+    id: str
+    split: str
+    image: str | None
+    prompt: str
+    label: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A stretch of the answer that names `name`; `wrong` when the picture does not hold it."""
+
+    start: int
+    stop: int
+    name: str
+    wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one answer did. `value` None means unreadable, which is not the same as wrong.
+
+    `counts` follow the published rule to the letter, also for an answer that a person would call
+    unreadable, so that the metrics are the published ones.
+    """
+
+    parsed: str | tuple[str, ...]
+    value: float | None
+    counts: Mapping[str, int]
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure of a benchmark and how to read it.
+
+    `hits` names the counts that mean success; a metric that has them is a share of successes of
+    single answers, for which McNemar's exact test applies.
+    """
+
+    name: str
+    better: Literal["higher", "lower", "neither"]
+    meaning: str
+    unit: Literal["share", "number"] = "share"
+    hits: tuple[str, ...] = ()
+
+
+class Benchmark(Protocol):
+    """A named, versioned set of questions with its published scoring."""
+
+    @property
+    def name(self) -> str:
+        """Registered name."""
+
+    @property
+    def version(self) -> int:
+        """Raised whenever a score could move."""
+
+    @property
+    def rules(self) -> str:
+        """Name of the published rules that read an answer."""
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it lives in halu's built-in world and needs no data folder."""
+
+    @property
+    def suffix(self) -> str:
+        """What is appended to every question unless a run says otherwise."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Token limit of an answer unless a run says otherwise."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics, the most important first."""
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Names of the counts, in the order of the last axis of `Counts`."""
+
+    def samples(
+        self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
+    ) -> list[Sample]:
+        """List the samples, at most `limit` a split; a smaller limit gives a prefix."""
+
+    def picture(self, image: str, data: Path | None) -> Image.Image:
+        """Load or draw the picture of that id."""
+
+    def score(self, sample: Sample, text: str) -> Score:
+        """Read and score one answer."""
+
+    def tally(self, counts: Iterable[Mapping[str, int]]) -> list[float]:
+        """Add up the counts of one image's answers (here something may depend on all of them)."""
+
+    def rates(self, counts: Counts) -> dict[str, NDArray[np.float64]]:
+        """Compute every metric from added-up counts; NaN where it is undefined."""
+
+
+benchmarks: Registry[Benchmark] = Registry("benchmark", "halu.eval", "halu.benchmarks")
+
+
+def chosen(known: Sequence[str], asked: Sequence[str] | None) -> list[str]:
+    """Those of the `known` splits that are `asked` for, by name or by the part after a slash.
+
+    Raises:
+        Unknown: for a split that does not exist.
+    """
+    if asked is None:
+        return list(known)
+    for name in asked:
+        if not any(name in (split, split.rpartition("/")[2]) for split in known):
+            raise Unknown("split", name, known)
+    return [split for split in known if {split, split.rpartition("/")[2]} & set(asked)]
+
+
+def summed(names: Sequence[str], counts: Iterable[Mapping[str, int]]) -> list[float]:
+    """Add counts up by name: the `tally` of a benchmark whose answers count one by one."""
+    total = dict.fromkeys(names, 0)
+    for row in counts:
+        for name, number in row.items():
+            total[name] += number
+    return [float(number) for number in total.values()]
+
+
+def ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide; NaN, "undefined", where the denominator is zero (the official scripts crash there)."""
+    undefined = np.full(np.broadcast(top, bottom).shape, np.nan)
+    return np.divide(top, bottom, out=undefined, where=np.asarray(bottom) != 0)

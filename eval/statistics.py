@@ -1,0 +1,102 @@
+"""Intervals and comparisons by resampling images, and an exact test for yes/no answers.
+
+All questions about one image, and all mentions of one caption, move together, so the image is what is
+resampled; counting answers as independent makes intervals too narrow. Two strategies are compared on
+the same resamples (paired). Pure numbers in, numbers out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 2000
+LEVEL = 0.95
+_CHUNK = 200
+_LEAST_DEFINED = 0.9
+"""Below this share of resamples in which a figure is defined, its interval is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A percentile interval at `LEVEL`."""
+
+    low: float
+    high: float
+
+
+def resample(counts: Array, times: int = RESAMPLES, seed: int = 0) -> Array:
+    """Add up the counts of images drawn with replacement.
+
+    Args:
+        counts: [strategies, images, k], the same images for every strategy.
+        times: how many resamples.
+        seed: the same seed and number of images draw the same images.
+
+    Returns:
+        [strategies, times, k]; resample i holds the same images for every strategy.
+    """
+    strategies, images, width = counts.shape
+    generator = np.random.default_rng(seed)
+    side_by_side = np.moveaxis(counts, 0, 1).reshape(images, strategies * width)
+    parts = []
+    for start in range(0, times, _CHUNK):
+        drawn = min(_CHUNK, times - start)
+        often = generator.multinomial(images, np.full(images, 1 / images), size=drawn)
+        parts.append(often.astype(np.float64) @ side_by_side)  # [drawn, strategies * k]
+    return np.moveaxis(np.concatenate(parts).reshape(times, strategies, width), 1, 0)
+
+
+def interval(values: Array) -> Interval | None:
+    """The percentile interval of a figure over its resamples; None where it is mostly undefined."""
+    defined = values[np.isfinite(values)]
+    if len(defined) < _LEAST_DEFINED * len(values):
+        return None
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_p(differences: Array) -> float | None:
+    """The two-sided p of a paired difference: twice the smaller share of resamples past zero.
+
+    p = 2 min(#(d <= 0) + 1, #(d >= 0) + 1) / (B + 1), at most 1; it inverts the percentile interval,
+    and the +1 keeps it above zero (Davison and Hinkley 1997, section 4.2).
+    """
+    defined = differences[np.isfinite(differences)]
+    if len(defined) < _LEAST_DEFINED * len(differences):
+        return None
+    below, above = int((defined <= 0).sum()), int((defined >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(defined) + 1))
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """McNemar's exact two-sided p for right and wrong answers to the same questions.
+
+    With b questions that only the first got right and c that only the second did, under no
+    difference b ~ Binomial(b + c, 1/2): p = 2 P(X <= min(b, c)), at most 1.
+    """
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    total, term, tail = only_first + only_second, 1, 0
+    for number in range(min(only_first, only_second) + 1):
+        tail += term  # of integers, so exact for any number of questions
+        term = term * (total - number) // (number + 1)
+    return min(1.0, 2 * tail / 2**total)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjustment of several p values; None stays None and is not counted.
+
+    The i-th smallest of m becomes max over j <= i of (m - j + 1) p_(j), at most 1.
+    """
+    order = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    adjusted: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p))
+        adjusted[place] = highest
+    return adjusted

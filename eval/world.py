@@ -1,0 +1,38 @@
+"""The built-in world as a source of pictures: held-out scenes by id, drawn again whenever needed.
+
+A scene's id names its split and seed ("test-17"), so a report can show its picture long after the run.
+"""
+
+from functools import lru_cache
+
+from PIL import Image
+
+from halu.errors import BadInput
+from halu.scenes import Scene, draw
+
+SCENES = 500
+"""Scenes of a full run, the number of pictures POPE and CHAIR papers use."""
+
+_STRIDE = 100_000
+_SMALL, _SHOWN = 112, 224
+
+
+def images(count: int, seed: int) -> list[str]:
+    """Ids of the first `count` held-out scenes of a run with `seed`; other seeds share none."""
+    if count > _STRIDE:
+        raise BadInput(f"The built-in world has {_STRIDE} scenes a seed, not {count}.")
+    return [f"test-{seed * _STRIDE + number}" for number in range(count)]
+
+
+def scene(image: str, size: int = _SMALL) -> Scene:
+    """Draw the scene of an id; what it shows does not depend on the size."""
+    split, _, number = image.partition("-")
+    if split != "test" or not number.isdigit():
+        raise BadInput(f"{image!r} is not a held-out scene of the built-in world.")
+    return draw(int(number), "test", size)
+
+
+@lru_cache(maxsize=256)
+def picture(image: str) -> Image.Image:
+    """Draw the picture of an id."""
+    return Image.fromarray(scene(image, _SHOWN).image)

@@ -1,0 +1,62 @@
+"""The one place that touches transformers' attention registry.
+
+`halu` is an attention implementation like "sdpa": without steering it is sdpa, with a `Steering` passed to the
+forward as the keyword `halu` it hands the layer to that. The mask function is registered under the same name,
+because transformers silently drops the causal mask of an implementation that has none.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from halu.attention.steering import Steering
+
+NAME = "halu"
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    halu: Steering | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one layer, [B, Q, H, D]; `halu` says which rows are steered and how."""
+    if halu is None or not any(row.active for row in halu.rows):
+        return _stock(module, query, key, value, attention_mask, **kwargs), None
+
+    def plain(rows: Tensor) -> Tensor:
+        every = len(rows) == query.shape[0]
+        q, k, v = (t if every else t[rows] for t in (query, key, value))
+        mask = attention_mask if every or attention_mask is None else attention_mask[rows]
+        return _stock(module, q, k, v, mask, **kwargs).transpose(1, 2)
+
+    scale: float = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return halu.attend(layer, query, key, value, scale, plain).transpose(1, 2), None
+
+
+def register() -> None:
+    """Make `attn_implementation="halu"` known to transformers."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def _stock(
+    module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: Any
+) -> Tensor:
+    if q.shape[2] > 1 or mask is not None and mask.shape[1] > 1:
+        return sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0]
+    # One query a row: the heads that share a key head are taken as its queries, so keys are not copied for them.
+    b, h, _, d = q.shape
+    folded = q.reshape(b, k.shape[1], -1, d)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        folded, k, v, attn_mask=mask, scale=kwargs.get("scaling")
+    )
+    return out.reshape(b, h, 1, d).transpose(1, 2)

@@ -1,0 +1,86 @@
+"""Key/value memory for many sequences of different lengths, one row each, no padding before a row's first key.
+
+Row i holds its keys in slots [0, length_i). Prompts of one forward are padded on the right, where the causal
+order already hides the padding, and the next token overwrites it. That keeps rows independent: any may leave,
+be copied or be cut short while the others go on.
+"""
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+ROOM = 64
+
+
+class RowCache(Cache):  # type: ignore[misc]
+    """Rows of keys and values for all layers; `target` says which rows and slots the current forward fills."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[])
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+        self.rows = 0
+        self._slots: Tensor | None = None
+        self._first = 0
+        self._needed = 0
+
+    def fill_prompts(self, count: int, longest: int) -> None:
+        """The next forward carries `count` prompts, at most `longest` tokens, into new rows at the end."""
+        self._slots = None
+        self._first, self.rows = self.rows, self.rows + count
+        self._needed = longest
+
+    def fill_tokens(self, lengths: list[int], device: torch.device) -> None:
+        """The next forward carries one token for each row, to slot `length` of the row."""
+        self._slots = torch.tensor(lengths, device=device)
+        self._needed = max(lengths) + 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        """Stores the new keys and values and returns all that the forward's queries may see."""
+        keys = self._room(self.keys, layer_idx, key_states)
+        values = self._room(self.values, layer_idx, value_states)
+        if self._slots is None:
+            new = slice(self._first, self.rows)
+            keys[new, :, : key_states.shape[2]] = key_states
+            values[new, :, : value_states.shape[2]] = value_states
+            return key_states, value_states
+        every = torch.arange(self.rows, device=keys.device)
+        keys[every, :, self._slots] = key_states[:, :, 0]
+        values[every, :, self._slots] = value_states[:, :, 0]
+        return keys[: self.rows, :, : self._needed], values[: self.rows, :, : self._needed]
+
+    def arrange(self, sources: list[int]) -> None:
+        """Row i becomes what row sources[i] was; rows beyond the list are given up."""
+        self.rows = len(sources)
+        if sources == list(range(len(sources))):
+            return
+        for tensors in (self.keys, self.values):
+            for layer, tensor in enumerate(tensors):
+                if tensor is not None:
+                    tensors[layer] = tensor[torch.tensor(sources, dtype=torch.long, device=tensor.device)]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Zero: rows have no common length; positions and masks are passed explicitly."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Zero, as above."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Prompts see themselves only; later forwards bring their own mask."""
+        return query_length, 0
+
+    def _room(self, tensors: list[Tensor | None], layer: int, like: Tensor) -> Tensor:
+        """The layer's memory with room for the forward, grown by copying where it must."""
+        old = tensors[layer]
+        if old is not None and old.shape[0] >= self.rows and old.shape[2] >= self._needed:
+            return old
+        slots = -(-self._needed // ROOM) * ROOM + ROOM
+        rows = max(self.rows, old.shape[0] if old is not None else 0)
+        # Zeros, not uninitialised memory: an unused slot is masked, but 0 * NaN would still be NaN.
+        grown = like.new_zeros(rows, like.shape[1], max(slots, old.shape[2] if old is not None else 0), like.shape[3])
+        if old is not None:
+            grown[: old.shape[0], :, : old.shape[2]] = old
+        tensors[layer] = grown
+        return grown

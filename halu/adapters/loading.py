@@ -1,0 +1,116 @@
+"""From a name to an adapter: built-in models by name, folders, hub ids. Never runs code from a checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from halu.adapters.adapter import Adapter, unsupported
+from halu.adapters.llava import Llava, LlavaNext
+from halu.adapters.qwen_vl import QwenVL
+from halu.errors import BadInput, Unavailable, Unknown
+from halu.models import builtin
+
+ADAPTERS: tuple[type[Adapter], ...] = (Llava, LlavaNext, QwenVL)
+
+
+def supported() -> tuple[str, ...]:
+    """Model types (transformers' `model_type`) that have an adapter."""
+    return tuple(family for adapter in ADAPTERS for family in adapter.families)
+
+
+def adapter_class(model_type: str) -> type[Adapter]:
+    """The adapter of a model type.
+
+    Raises:
+        Unsupported: naming the supported ones.
+    """
+    for adapter in ADAPTERS:
+        if model_type in adapter.families:
+            return adapter
+    raise unsupported(f"Architecture {model_type!r}", supported())
+
+
+def load_adapter(name: str, *, device: str | None = None, dtype: str | None = None) -> Adapter:
+    """Loads a model.
+
+    Args:
+        name: built-in name, folder, or Hugging Face id.
+        device: torch device; by default cuda where there is one, else cpu.
+        dtype: torch dtype name; by default the checkpoint's own on cuda, float32 on cpu.
+
+    Raises:
+        Unknown: no such built-in model, folder or cached hub id.
+        BadInput: a folder without weights or with a broken configuration.
+        Unsupported: an architecture without an adapter.
+        Unavailable: the device does not exist here.
+    """
+    place = _device(device)
+    source = _source(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(name, source) from error
+    adapter = adapter_class(config.model_type)
+    kind = _dtype(dtype) if dtype else ("auto" if place.type == "cuda" else torch.float32)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=kind, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model") from error
+    return adapter(name, model.eval().to(place), processor)
+
+
+def _device(device: str | None) -> torch.device:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise Unavailable(f"Device {device!r} is not available here.", hint=_first_line(error)) from error
+    return place
+
+
+def _dtype(name: str) -> torch.dtype:
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise BadInput(f"Unknown dtype {name!r}.", hint="For example float32, bfloat16, float16.", param="dtype")
+    return found
+
+
+def _source(name: str) -> str:
+    built_in = builtin()
+    if name in built_in:
+        return str(built_in[name])
+    folder = Path(name)
+    if folder.is_dir():
+        _check_folder(folder)
+        return name
+    if name.count("/") != 1 or folder.is_absolute() or name.startswith("."):
+        raise Unknown("model", name, built_in, param="model")
+    return name
+
+
+def _check_folder(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise BadInput(f"Folder {str(folder)!r} has no config.json.", hint="Give a Hugging Face model folder.")
+    try:
+        model_type = json.loads(config.read_text()).get("model_type", "")
+    except (ValueError, AttributeError):
+        raise BadInput(f"{config} is not valid JSON.") from None
+    adapter_class(model_type)
+    if not any(folder.glob("*.safetensors")):
+        raise BadInput(f"Folder {str(folder)!r} has no weights (*.safetensors).", hint="Other formats are never loaded.")
+
+
+def _unreadable(name: str, source: str) -> Exception:
+    if Path(source).is_dir():
+        return BadInput(f"The configuration of {name!r} cannot be read.", param="model")
+    return Unknown("model", name, builtin(), param="model")
+
+
+def _first_line(error: BaseException) -> str:
+    text: Any = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,99 @@
+"""Attention by key group: the one primitive on which every attention policy stands.
+
+`grouped_attention` reads K and V once and returns, per query and head, the softmax mass of each key group and
+the partial output of each group. Plain attention is the sum of the partial outputs; a policy is an epilogue
+that weighs them by functions of the masses (design: VAR, PAI, VAF, ZeroTuning, AD-HH, ACT are all of that form).
+
+Letters: B batch, H query heads, G key groups, Q queries, K keys, D head width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from halu.attention.reference import grouped_reference
+from halu.errors import BadInput, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMap:
+    """A piecewise-linear change of the scaled score x = q.k/sqrt(D), before the mask, chosen by the key's group.
+
+    phi_g(x) = up_g max(x, 0) + down_g min(x, 0) + bias_g; the identity is (1, 1, 0). x + a|x| is
+    (1 + a, 1 - a, 0). Tensors [G], [H, G] or [B, H, G].
+    """
+
+    up: Tensor
+    down: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Masses A [B, H, Q, G] (they sum to 1), partial outputs O [B, H, Q, G, D] (not divided by A), lse [B, H, Q].
+
+    All in float32. An empty group has mass 0 and output 0; a query that sees no key has masses 0.
+    """
+
+    mass: Tensor
+    out: Tensor
+    lse: Tensor
+
+
+def grouped_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    groups: int,
+    *,
+    scale: float,
+    mask: Tensor | None = None,
+    score_map: ScoreMap | None = None,
+    impl: Literal["reference"] = "reference",
+) -> Grouped:
+    """Softmax attention split by key group.
+
+    Args:
+        q: [B, H, Q, D].
+        k: [B, Hkv, K, D], H a multiple of Hkv; query head h reads key head h // (H / Hkv).
+        v: like k.
+        labels: group of each key, integers in [0, groups), [B, K] or [B, H, K].
+        groups: number of groups.
+        scale: factor on q.k, usually D ** -0.5.
+        mask: true where the query may look, broadcastable to [B, H, Q, K]; none: everywhere.
+        score_map: change of the scores by group.
+        impl: which implementation; never replaced silently.
+
+    Raises:
+        BadInput: if shapes disagree; the message prints what came.
+        Unavailable: if `impl` does not exist here.
+    """
+    _check(q, k, v, labels)
+    if impl != "reference":
+        raise Unavailable(f"No attention implementation {impl!r}.", hint="There is: reference.")
+    maps = None if score_map is None else (score_map.up, score_map.down, score_map.bias)
+    return Grouped(*grouped_reference(q, k, v, labels, groups, scale, mask, maps))
+
+
+def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:
+    """Sum of the partial outputs [B, H, Q, D], each times its weight [B, H, Q, G]; without weights plain attention."""
+    if weights is None:
+        return grouped.out.sum(-2)
+    return (grouped.out * weights.unsqueeze(-1)).sum(-2)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, labels: Tensor) -> None:
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, labels {tuple(labels.shape)}"
+    fits = (
+        q.dim() == k.dim() == v.dim() == 4
+        and k.shape == v.shape
+        and q.shape[0] == k.shape[0]
+        and q.shape[-1] == k.shape[-1]
+        and q.shape[1] % k.shape[1] == 0
+        and labels.shape[0] == k.shape[0]
+        and labels.shape[-1] == k.shape[2]
+    )
+    if not fits:
+        raise BadInput(f"Shapes do not fit: {shapes}.")

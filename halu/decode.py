@@ -1,0 +1,245 @@
+"""The one decoding loop: all branches of all running requests advance in one forward.
+
+Each branch of each hypothesis of each request is one row of a shared cache, in that order. A step runs every
+row once, lets each request's rule and search choose, and rearranges the rows. Requests may join and leave
+between steps. The loop knows rows, rules and searches; it does not know any strategy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from halu.adapters import Adapter
+from halu.adapters.cache import RowCache
+from halu.attention.steering import Steered
+from halu.attention.trace import Trace
+from halu.errors import Unsupported
+from halu.planning import Chosen, choose, steered
+from halu.rules import jensen_shannon
+from halu.search import Choice, Search
+from halu.strategy import Plan, Step
+from halu.text import TextStream
+from halu.types import Alternative, Answer, Event, Evidence, Request, Token, Usage
+
+
+@dataclass(slots=True)
+class Row:
+    """One branch of one hypothesis: its steering, how many keys it has, the next position."""
+
+    steering: Steered
+    length: int
+    position: int
+
+
+@dataclass(slots=True)
+class Job:
+    """One request on its way: the plan, the search, and what has been said so far."""
+
+    request: Request
+    chosen: Chosen
+    plan: Plan
+    search: Search
+    text: TextStream
+    forwards: int
+    rows: list[list[Row]] = field(default_factory=list)  # [hypothesis][branch]
+    seen: list[list[int]] = field(default_factory=lambda: [[]])
+    tokens: list[Token] = field(default_factory=list)
+    answer: Answer | None = None
+
+
+class Decoder:
+    """Runs jobs on one model. `add` requests, `step` until `jobs` is empty; `drop` frees a job at once."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.jobs: list[Job] = []
+        self.cache = RowCache(adapter.facts.layers)
+        self._scores: Tensor | None = None
+
+    def add(self, requests: Sequence[Request]) -> list[Job]:
+        """Plans the requests and runs all their prompts in one forward.
+
+        Raises:
+            HaluError: if a request cannot be planned; then none is added.
+        """
+        jobs = [self._plan(request) for request in requests]
+        rows = [row for job in jobs for row in job.rows[0]]
+        prompts = [branch.prompt for job in jobs for branch in (job.plan.main, *job.plan.extra)]
+        scores = self.adapter.read(prompts, [row.steering for row in rows], self.cache)
+        self._scores = scores if self._scores is None else torch.cat([self._scores, scores])
+        self.jobs += jobs
+        return jobs
+
+    def step(self) -> list[tuple[Job, Event]]:
+        """One token for every job (none for a beam job until it ends), then the next forward."""
+        assert self._scores is not None
+        events: list[tuple[Job, Event]] = []
+        sources: list[int] = []
+        tokens: list[int] = []
+        first = 0
+        for job in self.jobs:
+            count = sum(len(branches) for branches in job.rows)
+            event, choices = self._advance(job, self._scores[first : first + count])
+            width = len(job.plan.extra) + 1
+            if job.answer is None:
+                sources += [first + choice.parent * width + b for choice in choices for b in range(width)]
+                tokens += [choice.token for choice in choices for _ in range(width)]
+                job.rows = [_copied(job.rows[choice.parent]) for choice in choices]
+            first += count
+            if event.text or event.tokens or event.answer:
+                events.append((job, event))
+        self.jobs = [job for job in self.jobs if job.answer is None]
+        self._forward(sources, tokens)
+        return events
+
+    def drop(self, job: Job) -> None:
+        """Ends a job whose answer nobody wants any more; its rows are given up."""
+        if job not in self.jobs:
+            return
+        sources, first = [], 0
+        for other in self.jobs:
+            count = sum(len(branches) for branches in other.rows)
+            if other is not job:
+                sources += range(first, first + count)
+            first += count
+        self.jobs.remove(job)
+        assert self._scores is not None
+        self._scores = self._scores[sources] if sources else None
+        self.cache.arrange(sources)
+
+    def _plan(self, request: Request) -> Job:
+        chosen = choose(request)
+        plan, contexts = chosen.plan(self.adapter, request)
+        if plan.search.width > 1 and (request.evidence != "none" or request.sampling.logprobs is not None):
+            raise Unsupported("Beam search has no evidence or logprobs for each token.", param="strategy")
+        search = plan.search.start(request.sampling, self.adapter.ends, plan.main.prompt.ids)
+        text = TextStream(self.adapter.tokenizer, request.sampling.stop)
+        job = Job(request, chosen, plan, search, text, forwards=1 + len(plan.extra))
+        for branch in (plan.main, *plan.extra):
+            traced = request.evidence != "none" and branch is plan.main
+            trace = Trace(branch.prompt.layout) if traced else None
+            steering = Steered(branch.prompt.layout, steered(plan, branch)(), trace)
+            row = Row(steering, len(branch.prompt.ids), branch.prompt.next_position)
+            job.rows = [[*job.rows[0], row]] if job.rows else [[row]]
+        job.forwards += sum(ctx.forwards for ctx in contexts)
+        return job
+
+    def _advance(self, job: Job, scores: Tensor) -> tuple[Event, list[Choice]]:
+        names = ["main", *(branch.name for branch in job.plan.extra)]
+        by_hypothesis = scores.reshape(len(job.rows), len(names), -1)
+        steps = [
+            Step(len(seen), dict(zip(names, rows, strict=True)), seen)
+            for rows, seen in zip(by_hypothesis, job.seen, strict=True)
+        ]
+        ruled = torch.stack([job.plan.rule(step) for step in steps])
+        choices = job.search.advance(ruled, job.seen)
+        if job.search.width == 1:
+            self._say(job, choices[0], steps[0].main, ruled[0])
+        job.seen = [[*job.seen[choice.parent], choice.token] for choice in choices]
+        return self._event(job), choices
+
+    def _say(self, job: Job, choice: Choice, main: Tensor, row: Tensor) -> None:
+        if choice.token not in self.adapter.ends:
+            job.text.push(choice.token)
+            start, stop = job.text.spans[-1]
+        else:
+            start = stop = len(job.text.text)
+        job.tokens.append(
+            Token(
+                id=choice.token,
+                text=job.text.text[start:stop],
+                start=start,
+                stop=stop,
+                logprob=choice.logprob,
+                top=self._top(row, job.request.sampling.logprobs),
+                evidence=_evidence(job, choice, main, row),
+            )
+        )
+
+    def _top(self, row: Tensor, count: int | None) -> tuple[Alternative, ...] | None:
+        if not count:
+            return None
+        values, ids = torch.log_softmax(row, -1).topk(count)
+        pairs = zip(values.tolist(), ids.tolist(), strict=True)
+        return tuple(Alternative(id=i, text=self.adapter.tokenizer.decode([i]), logprob=v) for v, i in pairs)
+
+    def _event(self, job: Job) -> Event:
+        final = max(len(ids) for ids in job.seen) >= job.request.sampling.max_new_tokens or job.text.stopped
+        best = job.search.best(job.seen, final=final)
+        if best is None:
+            new = job.tokens[-1:] if job.search.width == 1 else []
+            return Event(text=job.text.take(final=False), tokens=tuple(new))
+        new = job.tokens[-1:] if job.search.width == 1 else self._spoken(job, best)
+        job.text.finish()
+        job.answer = self._answer(job, best)
+        return Event(text=job.text.take(final=True), tokens=tuple(new), answer=job.answer)
+
+    def _spoken(self, job: Job, best: list[int]) -> list[Token]:
+        """The tokens of a finished beam, all at once."""
+        for token in best:
+            if token not in self.adapter.ends and not job.text.stopped:
+                job.text.push(token)
+                start, stop = job.text.spans[-1]
+                job.tokens.append(Token(id=token, text=job.text.text[start:stop], start=start, stop=stop))
+        return job.tokens
+
+    def _answer(self, job: Job, best: list[int]) -> Answer:
+        ended = bool(best) and best[-1] in self.adapter.ends
+        layout = job.plan.main.prompt.layout
+        usage = Usage(
+            prompt_tokens=layout.length,
+            image_tokens=layout.image_tokens,
+            completion_tokens=len(best),
+            forwards=job.forwards,
+        )
+        limit = len(job.text.text)
+        tokens = [
+            t.model_copy(update={"start": min(t.start, limit), "stop": min(t.stop, limit), "text": t.text[: max(0, limit - t.start)]})
+            if t.stop > limit
+            else t
+            for t in job.tokens
+        ]
+        return Answer(
+            text=job.text.text,
+            tokens=tuple(tokens),
+            finish_reason="stop" if ended or job.text.stopped else "length",
+            usage=usage,
+            strategy=job.chosen.resolved,
+        )
+
+    def _forward(self, sources: list[int], tokens: list[int]) -> None:
+        self.cache.arrange(sources)
+        rows = [row for job in self.jobs for branches in job.rows for row in branches]
+        if not rows:
+            self._scores = None
+            return
+        self._scores = self.adapter.step(
+            tokens, [r.length for r in rows], [r.position for r in rows], [r.steering for r in rows], self.cache
+        )
+        for row in rows:
+            row.length += 1
+            row.position += 1
+        for job in self.jobs:
+            job.forwards += sum(len(branches) for branches in job.rows)
+
+
+def _copied(rows: list[Row]) -> list[Row]:
+    return [Row(row.steering, row.length, row.position) for row in rows]
+
+
+def _evidence(job: Job, choice: Choice, main: Tensor, row: Tensor) -> Evidence | None:
+    if job.request.evidence == "none":
+        return None
+    logp = torch.log_softmax(row, -1)
+    trace = job.rows[0][0].steering.trace
+    assert trace is not None
+    mass, look = trace.take()
+    return Evidence(
+        entropy=float(-torch.special.xlogy(logp.exp(), logp.exp()).sum()),
+        shift=max(0.0, float(jensen_shannon(main, row))),
+        rank=int((main > main[choice.token]).sum()),
+        mass=mass,
+        look=look if job.request.evidence == "map" else None,
+    )

@@ -1,0 +1,58 @@
+"""What halu raises for a caller's mistake: a message with the offending value, a hint, an HTTP status.
+
+Our own invariants are `assert`s; anything below is for the person who made the call. The command line prints
+one line and exits with 2 (`Failed`: 1); the service answers with `status`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class HaluError(Exception):
+    """A mistake that a person can mend: `message` says what is wrong, `hint` what to do."""
+
+    status = 400
+    code: str | None = None
+
+    def __init__(self, message: str, *, hint: str = "", param: str | None = None, code: str | None = None) -> None:
+        super().__init__(f"{message} {hint}".strip())
+        self.message = message
+        self.hint = hint
+        self.param = param
+        self.code = code or type(self).code
+
+
+class BadInput(HaluError):
+    """A value that cannot be used: out of range, unreadable, of the wrong type."""
+
+
+class BadImage(BadInput):
+    """A picture that cannot be used."""
+
+    code = "invalid_image"
+
+
+class Unknown(HaluError):
+    """A name that is not registered; near matches are named."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, param: str | None = None) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
+        super().__init__(f"Unknown {kind} {name!r}.", hint=hint, param=param)
+
+
+class Unsupported(HaluError):
+    """Known, but not possible with this model, request or combination; never replaced silently."""
+
+
+class Unavailable(HaluError):
+    """Needs something that is not here: an extra, a file, a device."""
+
+    status = 501
+
+
+class Failed(HaluError):
+    """The work itself failed."""
+
+    status = 500

@@ -1,0 +1,195 @@
+"""From a request to a plan: the context that a strategy sees, and the sum of several strategies' plans."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halu.adapters import Adapter
+from halu.adapters.cache import RowCache
+from halu.attention.policy import AttentionPolicy
+from halu.attention.steering import Steered
+from halu.errors import BadInput, Unknown, Unsupported
+from halu.messages import with_images
+from halu.rules import Additive
+from halu.search import Pick
+from halu.strategy import (
+    Branch,
+    ImageView,
+    ModelFacts,
+    PixelView,
+    Plan,
+    Rule,
+    Strategy,
+    keep_main,
+    strategies,
+)
+from halu.types import Message, Request, Resolved
+
+
+class RequestContext:
+    """`halu.strategy.Context` on an adapter, for one request and one strategy."""
+
+    def __init__(self, adapter: Adapter, request: Request, main: Branch, salt: str) -> None:
+        self.adapter = adapter
+        self.request = request
+        self.main = main
+        seed = hashlib.sha256(f"{request.sampling.seed} {salt}".encode()).digest()
+        self.rng = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
+        self.forwards = 0
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model's name, family and sizes."""
+        return self.adapter.facts
+
+    def branch(
+        self,
+        name: str,
+        *,
+        image: ImageView | None = None,
+        pixels: PixelView | None = None,
+        messages: tuple[Message, ...] | None = None,
+        steered: bool = True,
+    ) -> Branch:
+        """Another branch of this request; its pictures are encoded anew, so a view may change their size."""
+        if image is not None:
+            messages = with_images(messages or self.request.messages, image)
+        prompt = self.main.prompt if messages is None else self.adapter.encode(messages)
+        if pixels is not None:
+            prompt = replace(prompt, pixels=self.adapter.map_pixels(prompt.pixels, pixels))
+        return Branch(name, prompt, steered)
+
+    def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
+        """The branch's row [V] after its prompt; nothing of it stays."""
+        self.forwards += 1
+        cache = RowCache(self.model.layers)
+        return self.adapter.read([branch.prompt], [Steered(branch.prompt.layout, tuple(policies))], cache)[0]
+
+
+class Chosen:
+    """The strategies of one request, in order, with their parameters: "vhr+ritual" is two."""
+
+    def __init__(self, parts: Sequence[Strategy]) -> None:
+        self.parts = tuple(parts)
+
+    @property
+    def resolved(self) -> Resolved:
+        """Name and every parameter as used; of several strategies the parameters are dotted."""
+        if len(self.parts) == 1:
+            return Resolved(name=self.parts[0].name, params=self.parts[0].params.model_dump())
+        params = {
+            f"{part.name}.{key}": value for part in self.parts for key, value in part.params.model_dump().items()
+        }
+        return Resolved(name="+".join(part.name for part in self.parts), params=params)
+
+    def plan(self, adapter: Adapter, request: Request) -> tuple[Plan, list[RequestContext]]:
+        """One plan for all parts, and their contexts, which count the extra prompts that planning runs.
+
+        Raises:
+            Unsupported: if a part needs a picture and there is none, or if parts do not combine.
+        """
+        if not request.images:
+            for part in self.parts:
+                if part.needs_image:
+                    raise Unsupported(f"Strategy {part.name!r} needs a picture.", param="strategy")
+        main = Branch("main", adapter.encode(request.messages))
+        plans, contexts = [], []
+        for part in self.parts:
+            ctx = RequestContext(adapter, request, main, part.name)
+            contexts.append(ctx)
+            plans.append(part.plan(ctx))
+            main = plans[-1].main
+        return _sum(self.parts, plans), contexts
+
+
+def choose(request: Request) -> Chosen:
+    """The strategies that a request names; without a name plain decoding, greedy unless a temperature is set.
+
+    Raises:
+        Unknown: an unregistered strategy or parameter.
+        BadInput: a parameter out of range or meant for several parts at once.
+    """
+    sampled = bool(request.sampling.temperature)
+    names = (request.strategy or ("sample" if sampled else "greedy")).split("+")
+    if len(set(names)) < len(names):
+        raise BadInput(f"Strategy {request.strategy!r} names a part twice.", param="strategy")
+    classes = [strategies.get(name) for name in names]
+    values = _shared_out(classes, request.params)
+    return Chosen([cls.configured(values[cls.name]) for cls in classes])
+
+
+def _shared_out(classes: Sequence[type[Strategy]], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Parameters by strategy: "vcd.alpha" by its prefix, a bare name by the one strategy that has it."""
+    values: dict[str, dict[str, Any]] = {cls.name: {} for cls in classes}
+    for key, value in params.items():
+        owner, _, field = key.rpartition(".")
+        if owner and owner not in values:
+            raise Unknown("strategy in parameter", owner, values, param=f"params.{key}")
+        owners = [owner] if owner else [cls.name for cls in classes if key in cls.Params.model_fields]
+        if len(owners) > 1:
+            raise BadInput(
+                f"Parameter {key!r} exists in {' and '.join(owners)}.", hint=f"Write {owners[0]}.{key}.", param=f"params.{key}"
+            )
+        if not owners:
+            known = [name for cls in classes for name in cls.Params.model_fields]
+            raise Unknown(f"parameter of {'+'.join(values)}", key, known, param=f"params.{key}")
+        values[owners[0]][field] = value
+    return values
+
+
+def _sum(parts: Sequence[Strategy], plans: Sequence[Plan]) -> Plan:
+    if len(plans) == 1:
+        return plans[0]
+    name = "+".join(part.name for part in parts)
+    extra = [
+        (part.name, branch) for part, plan in zip(parts, plans, strict=True) for branch in plan.extra
+    ]
+    if len({branch.name for _, branch in extra}) < len(extra):
+        raise Unsupported(f"{name}: two parts use a branch of the same name.", param="strategy")
+    searches = [plan.search for plan in plans if not isinstance(plan.search, Pick)]
+    if len(searches) > 1:
+        raise Unsupported(f"{name}: two parts want to control the search.", param="strategy")
+    return Plan(
+        main=plans[-1].main,
+        extra=tuple(branch for _, branch in extra),
+        rule=_summed_rule(name, [plan.rule for plan in plans]),
+        policies=tuple(make for plan in plans for make in plan.policies),
+        search=searches[0] if searches else plans[0].search,
+    )
+
+
+def _summed_rule(name: str, rules: Sequence[Rule]) -> Rule:
+    working = [rule for rule in rules if rule is not keep_main]
+    if not working:
+        return keep_main
+    if len(working) == 1:
+        return working[0]
+    total = Additive()
+    for rule in working:
+        if not isinstance(rule, Additive):
+            raise Unsupported(f"{name}: a rule that replaces the scores cannot be added to another.", param="strategy")
+        total = total + rule
+    return total
+
+
+def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, ...]]:
+    """Makes the policies of one branch of a plan.
+
+    Raises:
+        Unsupported: when called, if two policies cannot act in one pass.
+    """
+
+    def make() -> tuple[AttentionPolicy, ...]:
+        if not branch.steered or not branch.prompt.layout.images:
+            return ()
+        policies = tuple(maker(branch.prompt) for maker in plan.policies)
+        grouping = [policy for policy in policies if policy.groups > 1]
+        if len({policy.rows for policy in grouping}) > 1:
+            raise Unsupported("These attention strategies act on different rows and do not combine.", param="strategy")
+        return policies
+
+    return make

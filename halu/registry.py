@@ -1,0 +1,75 @@
+"""Names to things: strategies, detectors, benchmarks. Filled at import, then read-only.
+
+First-party code and third parties use the same door: a class decorated with `register` in a module that is
+imported, either because it lies in halu's own folder or because an installed package names it in the entry
+point group.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from halu.errors import Unknown
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The things of one kind, by name; `package` is imported on first use, then the entry point `group`."""
+
+    def __init__(self, kind: str, package: str, group: str) -> None:
+        self.kind = kind
+        self.package = package
+        self.group = group
+        self._things: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
+        self._loaded = False
+
+    def register(self, name: str, *, aliases: tuple[str, ...] = ()) -> Callable[[T], T]:
+        """Decorator that files a thing under `name`.
+
+        Raises:
+            ValueError: if the name is taken, so that two packages cannot shadow each other silently.
+        """
+
+        def keep(thing: T) -> T:
+            for taken in (name, *aliases):
+                if taken in self._things or taken in self._aliases:
+                    raise ValueError(f"{self.kind} {taken!r} is already registered")
+            self._things[name] = thing
+            self._aliases.update(dict.fromkeys(aliases, name))
+            return thing
+
+        return keep
+
+    def get(self, name: str) -> T:
+        """The thing of that name or alias.
+
+        Raises:
+            Unknown: with near matches.
+        """
+        self._load()
+        key = self._aliases.get(name, name)
+        if key not in self._things:
+            raise Unknown(self.kind, name, [*self._things, *self._aliases], param=self.kind)
+        return self._things[key]
+
+    def names(self) -> list[str]:
+        """Registered names in order, without aliases."""
+        self._load()
+        return sorted(self._things)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter([self.get(name) for name in self.names()])
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
+            importlib.import_module(module.name)
+        for entry in entry_points(group=self.group):
+            entry.load()

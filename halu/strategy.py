@@ -1,0 +1,198 @@
+"""What a hallucination-mitigation method is: parameters in, a plan out.
+
+A plan makes three decisions and nothing else: which branches run beside the main one, how attention is steered,
+and how the branches' rows of scores become one row. Everything else exists once, elsewhere.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from halu.attention.policy import AttentionPolicy
+from halu.errors import BadInput, Unknown
+from halu.prompt import Prompt
+from halu.registry import Registry
+from halu.search import Pick, Search
+from halu.types import Message, Request
+
+Kind = Literal["decoding", "attention", "logits", "image", "prompt", "control"]
+
+
+class StrategyParams(BaseModel):
+    """Parameters of a strategy: every field bounded and described; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where a method was published."""
+
+    short: str
+    arxiv: str
+    venue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What one context runs on.
+
+    Attributes:
+        name: unique within the plan; `rows[name]` in a rule.
+        prompt: the encoded prompt.
+        steered: whether the plan's attention policy acts here too; a branch that is subtracted stays as it is.
+    """
+
+    name: str
+    prompt: Prompt
+    steered: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decoding step as a rule sees it.
+
+    Attributes:
+        index: how many tokens have been generated before.
+        rows: raw scores [V] of each branch in float32, the main one's under "main".
+        tokens: the tokens generated so far.
+    """
+
+    index: int
+    rows: Mapping[str, Tensor]
+    tokens: Sequence[int]
+
+    @property
+    def main(self) -> Tensor:
+        """The main branch's scores [V]."""
+        return self.rows["main"]
+
+
+Rule = Callable[[Step], Tensor]
+"""Scores of all branches to one row [V]; a token at -inf cannot be chosen. Temperature and top-p come after it."""
+
+
+def keep_main(step: Step) -> Tensor:
+    """The rule of plain decoding."""
+    return step.main
+
+
+PolicyMaker = Callable[[Prompt], AttentionPolicy]
+"""Makes the attention policy of one branch from its prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a strategy decides, for one request."""
+
+    main: Branch
+    extra: tuple[Branch, ...] = ()
+    rule: Rule = keep_main
+    policies: tuple[PolicyMaker, ...] = ()
+    search: Search = dataclasses.field(default_factory=Pick)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a strategy may know of the model: `name`, `family` (transformers' model type), sizes."""
+
+    name: str
+    family: str
+    layers: int
+    heads: int
+    hidden: int
+
+
+ImageView = Callable[[Image.Image], Image.Image]
+PixelView = Callable[[Tensor], Tensor]
+
+
+class Context(Protocol):
+    """What a strategy may ask while it plans one request."""
+
+    @property
+    def request(self) -> Request:
+        """The request."""
+
+    @property
+    def main(self) -> Branch:
+        """The branch of plain decoding."""
+
+    @property
+    def model(self) -> ModelFacts:
+        """The model."""
+
+    @property
+    def rng(self) -> torch.Generator:
+        """A generator of this request and strategy alone (CPU), seeded by the request."""
+
+    def branch(
+        self,
+        name: str,
+        *,
+        image: ImageView | None = None,
+        pixels: PixelView | None = None,
+        messages: tuple[Message, ...] | None = None,
+        steered: bool = True,
+    ) -> Branch:
+        """Another branch: the request with a view of its pictures (before or after the image processor) or other messages."""
+
+    def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
+        """Runs a branch's prompt once, beside decoding, and returns its row [V]; the policies may record."""
+
+
+class Strategy(ABC):
+    """A method. Holds its parameters and no per-request state; that lives in what `plan` returns.
+
+    Attributes:
+        name: registered name.
+        kind: where it acts.
+        paper: its source.
+        needs_image: refuse requests without a picture.
+        off: parameters that switch the method off, so that its rows equal plain decoding.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    paper: ClassVar[Paper]
+    needs_image: ClassVar[bool] = True
+    off: ClassVar[dict[str, Any] | None] = None
+
+    class Params(StrategyParams):
+        """No parameters."""
+
+    def __init__(self, params: StrategyParams | None = None) -> None:
+        self.params: Any = params if params is not None else self.Params()
+
+    @abstractmethod
+    def plan(self, ctx: Context) -> Plan:
+        """The plan for one request."""
+
+    @classmethod
+    def configured(cls, values: Mapping[str, Any]) -> "Strategy":
+        """The strategy with these parameters.
+
+        Raises:
+            Unknown: if a parameter does not exist; near matches are named.
+            BadInput: if a value is out of range.
+        """
+        for key in values:
+            if key not in cls.Params.model_fields:
+                raise Unknown(f"parameter of {cls.name}", key, cls.Params.model_fields, param=f"params.{key}")
+        try:
+            return cls(cls.Params.model_validate(dict(values)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            text = f"Parameter {where}={first['input']!r} of {cls.name}: {first['msg'].lower()}."
+            raise BadInput(text, param=f"params.{where}") from None
+
+
+strategies: Registry[type[Strategy]] = Registry("strategy", "halu.decoders", "halu.strategies")

@@ -15,7 +15,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from halu.messages import without_images
 from halu.rules import Additive, plausible
 from halu.strategy import Context, Paper, Plan, Step, Strategy, StrategyParams, strategies
 
@@ -41,7 +40,7 @@ class M3ID(Strategy):
     def plan(self, ctx: Context) -> Plan:
         """A second branch without the picture."""
         p = self.params
-        blind = ctx.branch("blind", messages=without_images(ctx.request.messages), steered=False)
+        blind = ctx.branch("blind", blind=True, steered=False)
         if p.mode == "paper":
             return Plan(ctx.main, (blind,), Additive((self._gated,)))
         return Plan(ctx.main, (blind,), Additive((self._grown,), plausible(p.beta)))

@@ -17,7 +17,6 @@ from pydantic import Field
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
-from halu.messages import without_images
 from halu.prompt import Prompt
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
@@ -48,7 +47,7 @@ class VHR(Strategy):
 
         def make(prompt: Prompt) -> AttentionPolicy:
             blind = HeadOutputs()
-            ctx.prefill(ctx.branch("blind", messages=without_images(ctx.request.messages)), (blind,))
+            ctx.prefill(ctx.branch("blind", blind=True), (blind,))
             return Reinforce(self.params, blind.last, reinforced_layers(self.params, ctx.model.layers))
 
         return Plan(ctx.main, policies=(make,))

@@ -44,7 +44,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How one answer did. `value` None means unreadable, which is not the same as wrong.
+    """How one answer did: `value` from 0 to 1 (best); None is unreadable, which is not wrong.
 
     `counts` follow the published rule to the letter, also for an answer that a person would call
     unreadable, so that the metrics are the published ones.

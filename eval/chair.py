@@ -32,7 +32,7 @@ METRICS = (
 def score_caption(text: str, truth: Collection[str], rules: Rules) -> Score:
     """Score one caption against the names of the objects that are there.
 
-    `value` is the caption's own CHAIR_i, 0 when it names nothing; None when it holds no word at all.
+    `value` is 1 minus the caption's own CHAIR_i, 1 when it names nothing, None without any word.
     """
     caption = read_caption(text, rules)
     marks = tuple(Mark(m.start, m.stop, m.name, m.name not in truth) for m in caption.mentions)
@@ -48,7 +48,7 @@ def score_caption(text: str, truth: Collection[str], rules: Rules) -> Score:
         "pieces": caption.length,
     }
     spoken = any(letter.isalpha() for letter in text)
-    value = wrong / len(marks) if marks else 0.0
+    value = 1 - wrong / len(marks) if marks else 1.0
     return Score(named, value if spoken else None, counts, marks)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steering import Steered
 from halu.errors import BadInput, Unknown, Unsupported
-from halu.messages import with_images
+from halu.prompt import Prompt
 from halu.rules import Additive
 from halu.search import Pick
 from halu.strategy import (
@@ -53,15 +52,22 @@ class RequestContext:
         image: ImageView | None = None,
         pixels: PixelView | None = None,
         messages: tuple[Message, ...] | None = None,
+        blind: bool = False,
         steered: bool = True,
     ) -> Branch:
         """Another branch of this request; its pictures are encoded anew, so a view may change their size."""
+        prompt = self.main.prompt if messages is None else self.encode(messages)
+        if blind:
+            prompt = self.adapter.without_images(prompt)
         if image is not None:
-            messages = with_images(messages or self.request.messages, image)
-        prompt = self.main.prompt if messages is None else self.adapter.encode(messages)
+            prompt = self.adapter.with_images(prompt, tuple(image(picture) for picture in prompt.images))
         if pixels is not None:
-            prompt = replace(prompt, pixels=self.adapter.map_pixels(prompt.pixels, pixels))
+            prompt = self.adapter.with_pixels(prompt, pixels)
         return Branch(name, prompt, steered)
+
+    def encode(self, messages: Sequence[Message]) -> Prompt:
+        """Another conversation's prompt."""
+        return self.adapter.encode(messages)
 
     def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
         """The branch's row [V] after its prompt; nothing of it stays."""
@@ -86,20 +92,32 @@ class Chosen:
         }
         return Resolved(name="+".join(part.name for part in self.parts), params=params)
 
-    def plan(self, adapter: Adapter, request: Request) -> tuple[Plan, list[RequestContext]]:
+    def plan(
+        self,
+        adapter: Adapter,
+        request: Request,
+        *,
+        prompt: Prompt | None = None,
+        context: type[RequestContext] = RequestContext,
+    ) -> tuple[Plan, list[RequestContext]]:
         """One plan for all parts, and their contexts, which count the extra prompts that planning runs.
+
+        Args:
+            adapter: the model.
+            request: the request.
+            prompt: its prompt, if somebody else encoded it already.
+            context: kind of context that the parts see.
 
         Raises:
             Unsupported: if a part needs a picture and there is none, or if parts do not combine.
         """
-        if not request.images:
-            for part in self.parts:
-                if part.needs_image:
-                    raise Unsupported(f"Strategy {part.name!r} needs a picture.", param="strategy")
-        main = Branch("main", adapter.encode(request.messages))
+        main = Branch("main", prompt or adapter.encode(request.messages))
+        for part in self.parts:
+            if part.needs_image and not main.prompt.layout.images:
+                raise Unsupported(f"Strategy {part.name!r} needs a picture.", param="strategy")
         plans, contexts = [], []
         for part in self.parts:
-            ctx = RequestContext(adapter, request, main, part.name)
+            ctx = context(adapter, request, main, part.name)
             contexts.append(ctx)
             plans.append(part.plan(ctx))
             main = plans[-1].main

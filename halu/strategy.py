@@ -140,9 +140,19 @@ class Context(Protocol):
         image: ImageView | None = None,
         pixels: PixelView | None = None,
         messages: tuple[Message, ...] | None = None,
+        blind: bool = False,
         steered: bool = True,
     ) -> Branch:
-        """Another branch: the request with a view of its pictures (before or after the image processor) or other messages."""
+        """Another branch of the request.
+
+        Args:
+            name: unique within the plan.
+            image: view of each picture before the image processor.
+            pixels: view of the normalised pixels after it.
+            messages: another conversation instead.
+            blind: drop the pictures.
+            steered: whether the plan's attention policies act here too.
+        """
 
     def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
         """Runs a branch's prompt once, beside decoding, and returns its row [V]; the policies may record."""

@@ -144,9 +144,8 @@ def sprites(archives: list[Path]) -> list[Sprite]:
 def _pictures(path: Path, style: str) -> dict[str, Image.Image]:
     """One pass over the archive: code points without the variation selector -> picture."""
     folder, suffix = FOLDERS[style]
-    wanted = {
-        code for table in TABLES.values() for codes in table.values() for code in codes.split()
-    }
+    tables = TABLES.values()
+    wanted = {code for table in tables for codes in table.values() for code in codes.split()}
     names = {f"{folder}{code}{suffix}": code for code in wanted}
     names |= {f"{folder}{code.replace('-fe0f', '')}{suffix}": code for code in wanted}
     found = {}

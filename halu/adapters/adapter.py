@@ -8,7 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -54,6 +54,7 @@ class Adapter(ABC):
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         register()
+        self._before = (model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation)
         model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})
         self.model = model
         self.processor = processor
@@ -66,8 +67,16 @@ class Adapter(ABC):
             name, model.config.model_type, text.num_hidden_layers, text.num_attention_heads, text.hidden_size
         )
         self._features: OrderedDict[str, Features] = OrderedDict()
-        for index, layer in enumerate(self.text.layers):
+        self._hooks = [
             layer.register_forward_pre_hook(_reader(index), with_kwargs=True)
+            for index, layer in enumerate(self.text.layers)
+        ]
+
+    def release(self) -> None:
+        """Gives the model back as it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self.model.set_attn_implementation({"text_config": self._before[0], "vision_config": self._before[1]})
 
     @property
     def ends(self) -> frozenset[int]:
@@ -87,29 +96,78 @@ class Adapter(ABC):
             return_tensors="pt",
             add_generation_prompt=True,
         )
-        return self.prompt(inputs, images)
+        return replace(self.prompts(inputs)[0], images=images)
 
-    def prompt(self, inputs: Mapping[str, Tensor], images: tuple[Image.Image, ...]) -> Prompt:
-        """The prompt of one row of processor outputs (no padding)."""
-        ids = inputs["input_ids"][0]
-        layout = self.layout(ids, inputs, images)
-        positions, next_position = self.positions(inputs)
-        pixels = {key: value for key, value in inputs.items() if key in self.pixel_keys}
-        return Prompt(tuple(ids.tolist()), layout, pixels, positions, next_position, images)
+    def prompts(self, inputs: Mapping[str, Any]) -> list[Prompt]:
+        """The prompts in a batch of processor outputs, padding on either side removed.
 
-    def layout(self, ids: Tensor, inputs: Mapping[str, Tensor], images: Sequence[Image.Image]) -> Layout:
-        """Where the pictures are among the ids.
-
-        Raises:
-            Failed: if the placeholders do not match what the vision tower will return.
+        Their pictures are what the model sees of them, since processor outputs do not hold the originals. Rows that
+        `generate` repeated (beams, several answers) share pictures that it did not repeat. Without any pixels the
+        pictures' places are known from the ids alone, and no view of them can be made.
         """
+        pixels = {key: inputs[key] for key in self.pixel_keys if inputs.get(key) is not None}
+        rows = _unpadded_rows(inputs)
+        tokens = [int((row == self.image_token).sum()) for row in rows]
+        if not pixels and sum(tokens):
+            return [self._placed(row) for row in rows]
+        grids = self.grids(pixels)
+        repeats = sum(tokens) // (sum(size for _, size in grids) or 1) or 1
+        found, used = [], 0
+        for row, wanted in zip(rows[::repeats], tokens[::repeats], strict=True):
+            count = _how_many(wanted, [size for _, size in grids[used:]])
+            own = self.take(pixels, used, used + count) if count else {}
+            found += [self._prompt(row.tolist(), own, None)] * repeats
+            used += count
+        return found
+
+    def _placed(self, ids: Tensor) -> Prompt:
+        """A prompt whose pictures are known by their places only."""
+        image = torch.cat([ids.new_zeros(1), (ids == self.image_token).long(), ids.new_zeros(1)]).diff()
+        starts, stops = (image == 1).nonzero().flatten().tolist(), (image == -1).nonzero().flatten().tolist()
+        spans = tuple(ImageSpan(start, stop, ()) for start, stop in zip(starts, stops, strict=True))
+        positions, next_position = self.positions(ids, {})
+        return Prompt(tuple(ids.tolist()), Layout(len(ids), spans), {}, positions, next_position, ())
+
+    def with_images(self, prompt: Prompt, images: tuple[Image.Image, ...]) -> Prompt:
+        """The same words with other pictures in the same places; a new size takes another number of tokens."""
+        _check_pixels(prompt)
+        inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
+        pixels = {key: inputs[key] for key in self.pixel_keys}
+        ids, done = [], 0
+        for span, (_, count) in zip(prompt.layout.images, self.grids(pixels), strict=True):
+            ids += [*prompt.ids[done : span.start], *[self.image_token] * count]
+            done = span.stop
+        return self._prompt([*ids, *prompt.ids[done:]], pixels, images)
+
+    def without_images(self, prompt: Prompt) -> Prompt:
+        """The same words with the pictures' tokens dropped and nothing in their place; positions close up."""
+        return self._prompt([token for token in prompt.ids if token not in self.placeholders], {}, ())
+
+    def with_pixels(self, prompt: Prompt, view: Callable[[Tensor], Tensor]) -> Prompt:
+        """The same prompt with `view` applied to its normalised pixels [..., 3, height, width]."""
+        _check_pixels(prompt)
+        return replace(prompt, pixels=self.map_pixels(prompt.pixels, view))
+
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """Tokens that stand for a picture or mark its ends."""
+        return frozenset([self.image_token])
+
+    def _prompt(self, ids: list[int], pixels: dict[str, Tensor], images: tuple[Image.Image, ...] | None) -> Prompt:
+        tensor = torch.tensor(ids)
+        layout = self._layout(tensor, self.grids(pixels))
+        positions, next_position = self.positions(tensor, pixels)
+        shown = self.pictures(pixels) if images is None and pixels else images or ()
+        return Prompt(tuple(ids), layout, pixels, positions, next_position, shown)
+
+    def _layout(self, ids: Tensor, grids: list[tuple[tuple[Grid, ...], int]]) -> Layout:
         places = (ids == self.image_token).nonzero().flatten().tolist()
         spans, used = [], 0
-        for grids, count in self.grids(inputs, images):
+        for shape, count in grids:
             own = places[used : used + count]
             if len(own) != count or own[-1] - own[0] != count - 1:
                 raise Failed(f"A picture needs {count} consecutive image tokens, the prompt has {len(own)}.")
-            spans.append(ImageSpan(own[0], own[-1] + 1, grids))
+            spans.append(ImageSpan(own[0], own[-1] + 1, shape))
             used += count
         if used != len(places):
             raise Failed(f"The prompt has {len(places)} image tokens, its pictures need {used}.")
@@ -121,14 +179,25 @@ class Adapter(ABC):
         """Processor outputs that the vision tower takes."""
 
     @abstractmethod
-    def grids(
-        self, inputs: Mapping[str, Tensor], images: Sequence[Image.Image]
-    ) -> list[tuple[tuple[Grid, ...], int]]:
+    def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """For each picture its token grids and how many tokens it takes."""
 
     @abstractmethod
-    def positions(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, int]:
-        """Rotary positions of the prompt, [T] or [3, T], and that of the next token."""
+    def positions(self, ids: Tensor, pixels: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+        """Rotary positions of a prompt's ids [T], [T] or [3, T], and that of the next token."""
+
+    @abstractmethod
+    def take(self, pixels: Mapping[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+        """The pixels of some of the pictures, by index."""
+
+    @property
+    @abstractmethod
+    def tower(self) -> torch.nn.Module:
+        """The vision tower."""
+
+    @abstractmethod
+    def entering(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The pixels in a call of the tower, or nothing if they do not tell the pictures apart."""
 
     @abstractmethod
     def look(self, pixels: Mapping[str, Tensor]) -> Features:
@@ -239,6 +308,29 @@ def _turn(message: Message) -> dict[str, Any]:
         for part in message.content
     ]
     return {"role": message.role, "content": content}
+
+
+def _check_pixels(prompt: Prompt) -> None:
+    if prompt.layout.images and not prompt.pixels:
+        raise Unsupported("The host's generate hides this model's pictures.", hint="Use halu.load(...).ask instead.")
+
+
+def _how_many(tokens: int, sizes: Sequence[int]) -> int:
+    """How many of the next pictures fill this many image tokens."""
+    count = 0
+    while tokens > sum(sizes[:count]):
+        if count == len(sizes):
+            raise Failed(f"The prompt has {tokens} image tokens, its pictures give {sum(sizes)}.")
+        count += 1
+    return count
+
+
+def _unpadded_rows(inputs: Mapping[str, Any]) -> list[Tensor]:
+    ids = inputs["input_ids"].cpu()
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return list(ids)
+    return [row[keep] for row, keep in zip(ids, mask.cpu().bool(), strict=True)]
 
 
 def _stack(positions: Sequence[Tensor], longest: int) -> Tensor:

@@ -1,6 +1,7 @@
 """LLaVA-1.5 and LLaVA-NeXT: one run of image tokens for each picture, ordinary positions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,17 +25,28 @@ class Llava(Adapter):
         vision = self.model.config.vision_config
         return int(vision.image_size // vision.patch_size)
 
-    def grids(
-        self, inputs: Mapping[str, Tensor], images: Sequence[Image.Image]
-    ) -> list[tuple[tuple[Grid, ...], int]]:
+    def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """The square grid of each picture."""
         grid = Grid(0, self.side, self.side, self.side)
-        return [((grid,), self.side**2) for _ in images]
+        return [((grid,), self.side**2) for _ in pixels.get("pixel_values", ())]
 
-    def positions(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    def positions(self, ids: Tensor, pixels: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """0, 1, 2, ..."""
-        length = inputs["input_ids"].shape[1]
-        return torch.arange(length), length
+        return torch.arange(len(ids)), len(ids)
+
+    def take(self, pixels: Mapping[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+        """Pictures lie along the first axis."""
+        return {key: value[start:stop] for key, value in pixels.items()}
+
+    @property
+    def tower(self) -> torch.nn.Module:
+        """CLIP."""
+        tower: torch.nn.Module = self.model.model.vision_tower
+        return tower
+
+    def entering(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """One square a picture."""
+        return {"pixel_values": args[0] if args else kwargs["pixel_values"]}
 
     def look(self, pixels: Mapping[str, Tensor]) -> Features:
         """Tower and projector."""
@@ -61,11 +73,13 @@ class LlavaNext(Llava):
     families = ("llava_next",)
     pixel_keys = ("pixel_values", "image_sizes")
 
-    def grids(
-        self, inputs: Mapping[str, Tensor], images: Sequence[Image.Image]
-    ) -> list[tuple[tuple[Grid, ...], int]]:
+    def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """Overview and tiles of each picture."""
-        return [self._grid(height, width) for height, width in inputs.get("image_sizes", torch.empty(0)).tolist()]
+        return [self._grid(height, width) for height, width in pixels["image_sizes"].tolist()] if pixels else []
+
+    def entering(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Nothing: tiles of all pictures arrive in one pile, without the pictures' sizes."""
+        return {}
 
     def pictures(self, pixels: Mapping[str, Tensor]) -> tuple[Image.Image, ...]:
         """The overview, which shows the whole picture squeezed to a square, back at its own proportions."""

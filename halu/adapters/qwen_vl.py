@@ -3,7 +3,8 @@
 Positions are computed for each prompt and passed in, so the model's own `rope_deltas` is never read or written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,28 +22,50 @@ class QwenVL(Adapter):
     pixel_keys = ("pixel_values", "image_grid_thw")
     position_axes = 3
 
-    def grids(
-        self, inputs: Mapping[str, Tensor], images: Sequence[Image.Image]
-    ) -> list[tuple[tuple[Grid, ...], int]]:
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """The picture's tokens and the two markers around them."""
+        config = self.model.config
+        return frozenset([self.image_token, config.vision_start_token_id, config.vision_end_token_id])
+
+    def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """The processor's patch grid divided by the merge size."""
         merge = self.model.config.vision_config.spatial_merge_size
         found = []
-        for _, height, width in inputs.get("image_grid_thw", torch.empty(0)).tolist():
+        for _, height, width in pixels["image_grid_thw"].tolist() if pixels else []:
             rows, columns = height // merge, width // merge
             found.append(((Grid(0, rows, columns, columns),), rows * columns))
         return found
 
-    def positions(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, int]:
+    def positions(self, ids: Tensor, pixels: Mapping[str, Tensor]) -> tuple[Tensor, int]:
         """M-RoPE positions [3, T]: temporal, height, width."""
-        ids = inputs["input_ids"].cpu()
-        if "image_grid_thw" not in inputs:
-            return torch.arange(ids.shape[1]).expand(3, -1), ids.shape[1]
+        if not pixels:
+            return torch.arange(len(ids)).expand(3, -1), len(ids)
         places, _ = self.model.model.get_rope_index(
-            ids,
-            mm_token_type_ids=(ids == self.image_token).int(),
-            image_grid_thw=inputs["image_grid_thw"].cpu(),
+            ids[None],
+            mm_token_type_ids=(ids[None] == self.image_token).int(),
+            image_grid_thw=pixels["image_grid_thw"].cpu(),
         )
         return places[:, 0], int(places.max()) + 1
+
+    def take(self, pixels: Mapping[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+        """Patches of all pictures lie one after another; the grids say how many each has."""
+        ends = pixels["image_grid_thw"].prod(-1).cumsum(0).tolist()
+        first = ends[start - 1] if start else 0
+        return {
+            "pixel_values": pixels["pixel_values"][first : ends[stop - 1]],
+            "image_grid_thw": pixels["image_grid_thw"][start:stop],
+        }
+
+    @property
+    def tower(self) -> torch.nn.Module:
+        """Qwen's own vision transformer, merger included."""
+        tower: torch.nn.Module = self.model.model.visual
+        return tower
+
+    def entering(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Patches and the grid that they fill."""
+        return {"pixel_values": args[0], "image_grid_thw": kwargs["grid_thw"]}
 
     def look(self, pixels: Mapping[str, Tensor]) -> Features:
         """Tower and patch merger; Qwen3-VL also gives rows for its first layers."""

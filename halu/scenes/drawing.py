@@ -6,12 +6,13 @@ One scene takes about 3 ms of one core at 112 pixels.
 from __future__ import annotations
 
 import random
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from halu.errors import BadInput
 from halu.scenes import atlas
 from halu.scenes.backdrop import backdrop, grain
 from halu.scenes.layout import Placed, layout
@@ -21,6 +22,7 @@ from halu.scenes.themes import REAL_WORDS, THEMES
 Split = Literal["train", "val", "test"]
 # Part of every seed: a change of the world is a new edition.
 EDITION = 1
+SMALLEST = 112
 RIM = [a * 45 // 100 for a in range(256)]
 
 
@@ -28,7 +30,12 @@ def draw(seed: int, split: Split = "train", size: int = 224) -> Scene:
     """The scene of a seed. Splits never share a picture; `size` (pixels) only sharpens it.
 
     One scene in three of the test split has distractors that the other splits never have.
+    BadInput for an unknown split or fewer than 112 pixels, where things shrink to nothing.
     """
+    if split not in get_args(Split):
+        raise BadInput(f"There is no split {split!r}.", hint="Use train, val or test.")
+    if size < SMALLEST:
+        raise BadInput(f"{size} pixels are too few.", hint=f"Use at least {SMALLEST}.")
     rng = random.Random(f"halu.scenes {EDITION} {split} {seed}")
     theme = rng.choice(THEMES)
     items = layout(theme, rng, unseen=split == "test" and seed % 3 == 0)

@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from halu.training import team
 from halu.training.optimizer import Both
 
 
 def keep(path: Path, step: int, parts: dict[str, nn.Module], optimizer: Both) -> None:
-    """Write the state after `step` updates."""
+    """Write the state after `step` updates; only the leader does."""
+    if not team.leads():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"step": step, "optimizer": optimizer.state_dict()}
     state["parts"] = {name: part.state_dict() for name, part in parts.items()}

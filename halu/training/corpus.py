@@ -103,3 +103,9 @@ def _draw_all(files: dict[int, Path], truth: Path, jobs: list[tuple[int, str]]) 
     with partial.open("wb") as file:
         pickle.dump((scenes, owner), file)
     partial.replace(truth)
+
+
+def first(corpus: Corpus, n: int) -> Corpus:
+    """Its first `n` scenes."""
+    pixels = {side: array[:n] for side, array in corpus.pixels.items()}
+    return Corpus(corpus.scenes[:n], pixels, {side: array[:n] for side, array in corpus.owners.items()})

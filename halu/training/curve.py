@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+from halu.training import team
+
 
 class Curve:
     """Appends (stage, step, pictures, metric, value) rows; `draw` makes the PNG next to it."""
@@ -10,11 +12,13 @@ class Curve:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if team.leads() and not path.exists():
             path.write_text("stage,step,pictures,metric,value\n")
 
     def add(self, stage: str, step: int, pictures: int, **metrics: float) -> None:
-        """Keep the values and print them on one line."""
+        """Keep the values and print them on one line; only the leader does."""
+        if not team.leads():
+            return
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for name, value in metrics.items():

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from halu.training import team
+
 
 def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     """The nearest matrix with singular values near one, by Newton-Schulz (Jordan et al., 2024)."""
@@ -58,7 +60,8 @@ class Both:
         self.params = list(named)
 
     def step(self, factor: float) -> None:
-        """One update at `factor` times the learning rate, gradients clipped to norm 1, then cleared."""
+        """One update at `factor` times the learning rate, gradients averaged over the team, clipped to norm 1, then cleared."""
+        team.average(self.params)
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         for part in self.parts:
             for group in part.param_groups:

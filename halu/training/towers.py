@@ -49,25 +49,29 @@ def window_order(grid: int, window: int) -> Tensor:
     return patch.permute(0, 3, 1, 4, 2, 5).reshape(-1)
 
 
-def qwen_patches(visual: Qwen2_5_VisionTransformerPretrainedModel, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Patches [B, g*g, C] and merged image tokens [B, g*g/4, D], both in raster order."""
+def qwen_groups(visual: Qwen2_5_VisionTransformerPretrainedModel, images: Tensor) -> Tensor:
+    """What Qwen's merger reads: [B, g*g/4, 4, C], the groups in raster order and in each the patches in raster order."""
     config = visual.config
     patch = int(config.patch_size)
-    x = cut(normalized(images), patch)
     grid = images.shape[1] // patch
     window = min(config.window_size // patch, grid)
     order = window_order(grid, window).to(images.device)
     # A still picture is the same frame twice, so the two temporal slices of the kernel add up.
     kernel = visual.patch_embed.proj.weight.sum(2).flatten(1)
-    x = x[:, order] @ kernel.T
+    x = cut(normalized(images), patch)[:, order] @ kernel.T
     cos, sin = visual.rotary_pos_emb(x, torch.stack([order // grid, order % grid], -1))
     for number, block in enumerate(visual.blocks):
         size = grid * grid if number in config.fullatt_block_indexes else window * window
         x = _block(block, x, cos, sin, size)
-    tokens = visual.merger(x.reshape(-1, x.shape[-1])).view(len(x), -1, config.out_hidden_size)
-    back = torch.argsort(order)
-    groups = torch.argsort(order[::4] // grid // 2 * (grid // 2) + order[::4] % grid // 2)
-    return x[:, back], tokens[:, groups]
+    group = order[::4] // grid // 2 * (grid // 2) + order[::4] % grid // 2
+    return x.view(len(x), -1, 4, x.shape[-1])[:, torch.argsort(group)]
+
+
+def qwen_patches(visual: Qwen2_5_VisionTransformerPretrainedModel, images: Tensor) -> Tensor:
+    """The same, patch by patch in raster order: [B, g*g, C]."""
+    groups = qwen_groups(visual, images)
+    half = int(groups.shape[1] ** 0.5)
+    return groups.view(len(groups), half, half, 2, 2, -1).transpose(2, 3).reshape(len(groups), 4 * half * half, -1)
 
 
 def _block(block: Qwen2_5_VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor, size: int) -> Tensor:

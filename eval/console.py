@@ -1,0 +1,73 @@
+"""The results as tables for a terminal: one for each benchmark and split."""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from halu.eval import words
+from halu.eval.benchmark import Metric, benchmarks
+from halu.eval.summary import Delta, Result, Summary
+
+_COLOURS = {"better": "green", "worse": "red", "no difference": "dim"}
+
+
+def tables(summary: Summary) -> list[Table]:
+    """Lay out every benchmark and split; intervals and differences stand under the figures."""
+    order = dict.fromkeys((result.benchmark, result.split) for result in summary.results)
+    return [
+        _table([r for r in summary.results if (r.benchmark, r.split) == key]) for key in order
+    ]
+
+
+def _table(results: list[Result]) -> Table:
+    first = results[0]
+    metrics = benchmarks.get(first.benchmark).metrics
+    table = Table(
+        title=f"{first.benchmark} · {first.split} · {first.n} samples, {first.images} pictures",
+        title_justify="left",
+        caption="Under each figure: 95 % interval; then the difference from greedy and its p.",
+        caption_justify="left",
+        show_lines=True,
+    )
+    table.add_column("strategy", no_wrap=True)
+    for metric in metrics:
+        table.add_column(f"{metric.name}{words.ARROWS[metric.better]}", justify="right")
+    for heading in ("unread.", "tok/s", "s each", "fwd/tok", "MB"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        table.add_row(
+            result.label,
+            *(_cell(result, metric) for metric in metrics),
+            str(result.unreadable),
+            *_cost(result),
+        )
+    return table
+
+
+def _cell(result: Result, metric: Metric) -> Text:
+    figure = result.metrics[metric.name]
+    text = Text(words.figure(figure.value, metric), style="bold")
+    if figure.ci:
+        low, high = (words.figure(end, metric) for end in figure.ci)
+        text.append(f"\n{low}–{high}", style="not bold dim")
+    if delta := result.vs_greedy.get(metric.name):
+        text.append(f"\n{_delta(delta, metric)}", style=f"not bold {_colour(delta)}")
+    return text
+
+
+def _delta(delta: Delta, metric: Metric) -> str:
+    p = words.probability(delta.p_holm).replace("p = ", "p ").replace("p < ", "p<")
+    return f"{words.change(delta.delta, metric)}\n{p}".rstrip()
+
+
+def _colour(delta: Delta) -> str:
+    return _COLOURS.get(delta.verdict, "yellow")
+
+
+def _cost(result: Result) -> Iterator[str]:
+    cost = result.cost
+    yield words.amount(cost.tokens_per_second, 1)
+    yield words.amount(cost.seconds_per_sample, 3)
+    yield words.amount(cost.forwards_per_token, 2)
+    yield words.amount(cost.peak_memory_mb, 0)

@@ -1,0 +1,211 @@
+"""The folder of a run: `run.json`, and `rows.jsonl` with one line a sample and strategy.
+
+Nothing in it is ever overwritten by another run. Lines are appended and flushed one by one, so a killed
+run keeps all but a torn last line, which a resumed run cuts off.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from halu.errors import BadInput
+from halu.eval.benchmark import Mark
+from halu.eval.plan import FORMAT, Manifest, differences
+from halu.types import Record
+
+RUN, ROWS, SUMMARY, PAGE = "run.json", "rows.jsonl", "summary.json", "report.html"
+_PARTIAL = "run.json.partial"
+
+
+class Row(Record):
+    """One answer, scored. `arm` tells apart two uses of one strategy; `params` are all of them.
+
+    `cold` marks the first batch of a process, whose time includes starting up.
+    """
+
+    id: str
+    benchmark: str
+    split: str
+    image_id: str | None
+    arm: str
+    strategy: str
+    params: dict[str, Any]
+    prompt: str
+    answer: str
+    parsed: str | tuple[str, ...]
+    label: str | tuple[str, ...]
+    value: float | None
+    counts: dict[str, int]
+    marks: tuple[Mark, ...] = ()
+    tokens: int
+    finish_reason: Literal["stop", "length"]
+    forwards: int
+    seconds: float
+    memory_mb: float | None = None
+    cold: bool = False
+
+
+class Key(NamedTuple):
+    """What may occur only once in a run."""
+
+    benchmark: str
+    id: str
+    arm: str
+
+
+class Store:
+    """An open run: knows which rows are `done`, appends more. Creates nothing before the first."""
+
+    def __init__(self, folder: Path, record: Manifest, done: set[Key]) -> None:
+        self.folder = folder
+        self.record = record
+        self.done = done
+        self._file: BinaryIO | None = None
+
+    @classmethod
+    def open(cls, folder: Path, record: Manifest, resume: bool) -> "Store":
+        """Check the folder, cut off a torn last line, and read which rows it holds.
+
+        Raises:
+            BadInput: if it holds another run or other files, or the run differs from `record`.
+        """
+        if not (folder / RUN).exists():
+            _refuse_foreign(folder)
+            return cls(folder, record, set())
+        then = read_manifest(folder)
+        if not resume:
+            raise BadInput(
+                f"{folder} already holds a run (model {then.model!r}).",
+                hint="Use --resume to continue it, or name another folder.",
+                param="out",
+            )
+        if changed := differences(then, record):
+            raise BadInput(
+                f"The run in {folder} cannot be continued: {'; '.join(changed)}.",
+                hint="Start in another folder.",
+                param="out",
+            )
+        store = cls(folder, record, set())
+        store._start()
+        store.done = _done(folder / ROWS)
+        return store
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write rows, one flushed line each."""
+        file = self._file or self._start()
+        for row in rows:
+            file.write(row.model_dump_json().encode() + b"\n")
+            file.flush()
+            self.done.add(Key(row.benchmark, row.id, row.arm))
+
+    def _start(self) -> BinaryIO:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / RUN).exists():
+            (self.folder / _PARTIAL).write_text(self.record.model_dump_json(indent=1) + "\n", "utf-8")
+            os.replace(self.folder / _PARTIAL, self.folder / RUN)
+        self._file = (self.folder / ROWS).open("ab")
+        _lock(self._file, self.folder)
+        _cut_torn_line(self.folder / ROWS)
+        return self._file
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `run.json`.
+
+    Raises:
+        BadInput: if there is none, it is damaged, or a newer halu wrote it.
+    """
+    try:
+        found = json.loads((folder / RUN).read_text("utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+            raise BadInput(f"{folder} was written by a newer halu.", hint="Update halu to read it.")
+        return Manifest.model_validate(found)
+    except FileNotFoundError as error:
+        raise BadInput(f"{folder} holds no run: there is no {RUN}.", param="out") from error
+    except (OSError, ValidationError, ValueError) as error:
+        raise BadInput(f"{folder / RUN} is damaged.", param="out") from error
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Read every complete row; a torn last line is left alone.
+
+    Raises:
+        BadInput: naming the line, if one is malformed or repeats a row.
+    """
+    rows: list[Row] = []
+    seen: set[Key] = set()
+    for number, line in _lines(folder / ROWS):
+        try:
+            row = Row.model_validate_json(line)
+        except ValidationError as error:
+            raise BadInput(f"{folder / ROWS}:{number}: not a row of a run.") from error
+        key = Key(row.benchmark, row.id, row.arm)
+        if key in seen:
+            raise BadInput(f"{folder / ROWS}:{number}: {row.arm} answered {row.id} before.")
+        seen.add(key)
+        rows.append(row)
+    return rows
+
+
+def _lines(path: Path) -> list[tuple[int, bytes]]:
+    if not path.exists():
+        return []
+    return list(enumerate(path.read_bytes().split(b"\n")[:-1], 1))
+
+
+def _done(path: Path) -> set[Key]:
+    done: set[Key] = set()
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+            done.add(Key(row["benchmark"], row["id"], row["arm"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}:{number}: not a row of a run.") from error
+    return done
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise BadInput unless the folder is new, empty, or was left by a run killed at its start."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is not a folder.", param="out")
+    others = sorted(p.name for p in folder.iterdir() if p.name != _PARTIAL) if folder.exists() else []
+    if others:
+        raise BadInput(
+            f"{folder} holds other files, such as {others[0]}.",
+            hint="Name a new or an empty folder.",
+            param="out",
+        )
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    """Keep a second process out; freed when the file is closed, also by a kill."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BadInput(f"Another process is writing to {folder}.", param="out") from error

@@ -21,10 +21,16 @@ class Beam(Strategy):
         """How many beams and how length counts."""
 
         beams: int = Field(5, ge=1, le=16, description="Hypotheses kept.")
-        length_penalty: float = Field(1.0, ge=-5, le=5, description="Exponent of the length that totals are divided by.")
+        length_penalty: float = Field(
+            1.0, ge=-5, le=5, description="Exponent of the length that totals are divided by."
+        )
 
     def plan(self, ctx: Context) -> Plan:
         """The main branch, searched."""
         if ctx.request.sampling.temperature:
-            raise BadInput("Beam search does not sample.", hint="Leave the temperature out.", param="temperature")
+            raise BadInput(
+                "Beam search does not sample.",
+                hint="Leave the temperature out.",
+                param="temperature",
+            )
         return Plan(ctx.main, search=Beams(self.params.beams, self.params.length_penalty))

@@ -17,5 +17,9 @@ class Greedy(Strategy):
     def plan(self, ctx: Context) -> Plan:
         """The main branch as it is."""
         if ctx.request.sampling.temperature:
-            raise BadInput("Greedy decoding has no temperature.", hint="Use the strategy 'sample'.", param="temperature")
+            raise BadInput(
+                "Greedy decoding has no temperature.",
+                hint="Use the strategy 'sample'.",
+                param="temperature",
+            )
         return Plan(ctx.main)

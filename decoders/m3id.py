@@ -1,11 +1,11 @@
 """M3ID: the longer the answer, the more weight on what the picture adds to the text alone.
 
-Favero et al., CVPR 2024, arXiv:2403.14003 (no official code). With gamma_t = exp(-lam (t + t0)) and log-probabilities
-lc with and lu without the picture: l* = lc + [max lc < ln confident] (1 - gamma_t) / gamma_t (lc - lu)  (Eq. 4, Alg. 1).
-mode="official" is the re-implementation that published comparisons use (RITUAL's repository): raw scores, no gate,
-t0 = 0, and the plausibility cutoff beta; its weight is 0 at the first token, so one-word answers equal plain
-decoding with a cutoff.
-The weight grows without bound (53.6 at t = 200 for lam 0.02), which shows on long captions.
+Favero et al., CVPR 2024, arXiv:2403.14003 (no official code). With gamma_t = exp(-lam (t + t0)) and
+log-probabilities lc with and lu without the picture: l* = lc + [max lc < ln confident] (1 -
+gamma_t) / gamma_t (lc - lu)  (Eq. 4, Alg. 1). mode="official" is the re-implementation that
+published comparisons use (RITUAL's repository): raw scores, no gate, t0 = 0, and the plausibility
+cutoff beta; its weight is 0 at the first token, so one-word answers equal plain decoding with a
+cutoff. The weight grows without bound (53.6 at t = 200 for lam 0.02), which shows on long captions.
 """
 
 import math
@@ -25,17 +25,35 @@ class M3ID(Strategy):
 
     name = "m3id"
     kind = "prompt"
-    paper = Paper(short="Multi-Modal Mutual-Information Decoding", arxiv="2403.14003", venue="CVPR 2024")
+    paper = Paper(
+        short="Multi-Modal Mutual-Information Decoding", arxiv="2403.14003", venue="CVPR 2024"
+    )
     off = {"lam": 0.0, "beta": 0.0}
 
     class Params(StrategyParams):
         """Equation 4."""
 
-        mode: Literal["paper", "official"] = Field("paper", description="The paper's rule, or the usual re-implementation.")
-        lam: float = Field(0.02, ge=0, le=1, description="How fast the weight grows with the answer's length.")
-        confident: float = Field(0.3, gt=0, le=1, description="Paper: correct only where no token is this likely.")
-        t0: float = Field(0.0, ge=0, le=100, description="Paper: head start of the weight; 10 for yes/no questions.")
-        beta: float = Field(0.1, ge=0, le=1, description="Official: keep tokens at least this likely, relative to the best.")
+        mode: Literal["paper", "official"] = Field(
+            "paper", description="The paper's rule, or the usual re-implementation."
+        )
+        lam: float = Field(
+            0.02, ge=0, le=1, description="How fast the weight grows with the answer's length."
+        )
+        confident: float = Field(
+            0.3, gt=0, le=1, description="Paper: correct only where no token is this likely."
+        )
+        t0: float = Field(
+            0.0,
+            ge=0,
+            le=100,
+            description="Paper: head start of the weight; 10 for yes/no questions.",
+        )
+        beta: float = Field(
+            0.1,
+            ge=0,
+            le=1,
+            description="Official: keep tokens at least this likely, relative to the best.",
+        )
 
     def plan(self, ctx: Context) -> Plan:
         """A second branch without the picture."""

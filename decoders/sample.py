@@ -1,6 +1,7 @@
 """Plain sampling: a draw from the model's own distribution at every step.
 
-Many published "regular" rows are this at temperature 1, not greedy decoding; greedy alone beats several of them.
+Many published "regular" rows are this at temperature 1, not greedy decoding; greedy alone beats
+several of them.
 """
 
 from halu.search import Pick

@@ -1,15 +1,16 @@
-"""VAR: take attention from sink tokens and give it to the rest of the picture, in heads that look at the picture.
+"""VAR: take attention from sink tokens and give it to the rest of the picture, in heads that look
+at the picture.
 
-Kang et al., ICLR 2025, arXiv:2503.03321. A token is a sink of a layer if max over the sink dimensions of
-|r| / rms(r) exceeds tau, r being the residual stream that enters the layer. Per query and head, from that row's own
-masses: V1 picture, V2 picture sinks, T3 other sinks. A head is selected if V1 + V2 >= summ and its picture mass is
-mostly not sink; then `move_fraction` of V2 + T3 goes to V1 in proportion. Layers 0 and 1 and layers without a
-picture sink stay as they are.
+Kang et al., ICLR 2025, arXiv:2503.03321. A token is a sink of a layer if max over the sink
+dimensions of |r| / rms(r) exceeds tau, r being the residual stream that enters the layer. Per query
+and head, from that row's own masses: V1 picture, V2 picture sinks, T3 other sinks. A head is
+selected if V1 + V2 >= summ and its picture mass is mostly not sink; then `move_fraction` of V2 + T3
+goes to V1 in proportion. Layers 0 and 1 and layers without a picture sink stay as they are.
 mode="paper": selected if V1 / (V1 + V2) >= rho, last layer left alone.
-mode="official" (seilk/VisAttnSink): selected if V2 / (V1 + V2) <= rho, last layer included. The two senses of rho
-meet at 0.5; the paper's 0.8 is the code's 0.2. The code keeps p = 0.6, so moves 0.4; second-hand
-descriptions of the paper read p as the moved share (0.6). Not reproduced: labels kept from the previous sample, 8-bit
-loading, the missing start token.
+mode="official" (seilk/VisAttnSink): selected if V2 / (V1 + V2) <= rho, last layer included. The two
+senses of rho meet at 0.5; the paper's 0.8 is the code's 0.2. The code keeps p = 0.6, so moves 0.4;
+second-hand descriptions of the paper read p as the moved share (0.6). Not reproduced: labels kept
+from the previous sample, 8-bit loading, the missing start token.
 """
 
 from typing import Literal
@@ -36,12 +37,25 @@ class VAR(Strategy):
     class Params(StrategyParams):
         """Sections 4 and 5 of the paper."""
 
-        mode: Literal["paper", "official"] = Field("paper", description="As described, or as the released code does.")
-        rho: float = Field(0.5, ge=0, le=1, description="Head selection: least non-sink share (official: most sink share).")
-        summ: float = Field(0.2, ge=0, le=1, description="Head selection: least attention mass on the picture.")
-        move_fraction: float = Field(0.4, ge=0, le=1, description="Share of the sinks' mass that moves to the picture.")
+        mode: Literal["paper", "official"] = Field(
+            "paper", description="As described, or as the released code does."
+        )
+        rho: float = Field(
+            0.5,
+            ge=0,
+            le=1,
+            description="Head selection: least non-sink share (official: most sink share).",
+        )
+        summ: float = Field(
+            0.2, ge=0, le=1, description="Head selection: least attention mass on the picture."
+        )
+        move_fraction: float = Field(
+            0.4, ge=0, le=1, description="Share of the sinks' mass that moves to the picture."
+        )
         tau: float | None = Field(None, gt=0, description="Sink threshold; none: the model's own.")
-        dimensions: tuple[int, ...] | None = Field(None, description="Sink dimensions; none: the model's own.")
+        dimensions: tuple[int, ...] | None = Field(
+            None, description="Sink dimensions; none: the model's own."
+        )
 
     def plan(self, ctx: Context) -> Plan:
         """The main branch, its attention redistributed."""
@@ -52,7 +66,10 @@ class VAR(Strategy):
             dimensions, tau = dimensions or known.dimensions, tau or known.tau
         last = ctx.model.layers if p.mode == "official" else ctx.model.layers - 1
         layers = range(2, last)
-        return Plan(ctx.main, policies=(lambda prompt: Redistribute(prompt.layout, p, layers, dimensions, tau),))
+        return Plan(
+            ctx.main,
+            policies=(lambda prompt: Redistribute(prompt.layout, p, layers, dimensions, tau),),
+        )
 
 
 class Redistribute(AttentionPolicy):
@@ -63,7 +80,12 @@ class Redistribute(AttentionPolicy):
     reads_hidden = True
 
     def __init__(
-        self, layout: Layout, params: VAR.Params, layers: range, dimensions: tuple[int, ...], tau: float
+        self,
+        layout: Layout,
+        params: VAR.Params,
+        layers: range,
+        dimensions: tuple[int, ...],
+        tau: float,
     ) -> None:
         self.image = torch.from_numpy(layout.is_image())
         self.params = params
@@ -92,7 +114,9 @@ class Redistribute(AttentionPolicy):
         if p.mode == "paper":
             chosen = (image >= p.rho * seen) & (seen >= p.summ)
         else:
-            padding = int(self.image.sum()) * 1e-6  # the released code adds 1e-6 to every picture key
+            padding = (
+                int(self.image.sum()) * 1e-6
+            )  # the released code adds 1e-6 to every picture key
             chosen = (image_sink <= p.rho * (seen + padding)) & (seen >= p.summ)
         moved = torch.where(chosen & (image > 0), p.move_fraction, 0.0)
         gain = 1 + moved * (image_sink + text_sink) / image.clamp(min=1e-30)
@@ -100,7 +124,9 @@ class Redistribute(AttentionPolicy):
 
 
 def sink_tokens(hidden: Tensor, dimensions: tuple[int, ...], tau: float) -> Tensor:
-    """True for each token [T] whose normalised value in a sink dimension exceeds tau; hidden [T, D]."""
+    """True for each token [T] whose normalised value in a sink dimension exceeds tau; hidden [T,
+    D].
+    """
     hidden = hidden.float()
     rms = (hidden.pow(2).mean(-1) + 1e-6).sqrt()
     return hidden[:, list(dimensions)].abs().amax(-1) / rms > tau

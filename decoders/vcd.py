@@ -1,10 +1,10 @@
 """VCD: subtract what the model would say about a ruined copy of the picture.
 
-Leng et al., CVPR 2024, arXiv:2311.16922. s = (1 + alpha) z - alpha z', kept where z >= max z + ln beta (Eq. 3, 5).
-The ruined copy is the normalised pixels after `noise` steps of forward diffusion, one draw per request.
-Paper and released code agree in the arithmetic. The code's command line has alpha 1, beta 0.1, step 500 (its POPE
-script beta 0.2); the released InstructBLIP script silently runs alpha 0.5. The code switches itself off
-under greedy decoding and beams; ours does not.
+Leng et al., CVPR 2024, arXiv:2311.16922. s = (1 + alpha) z - alpha z', kept where z >= max z + ln
+beta (Eq. 3, 5). The ruined copy is the normalised pixels after `noise` steps of forward diffusion,
+one draw per request. Paper and released code agree in the arithmetic. The code's command line has
+alpha 1, beta 0.1, step 500 (its POPE script beta 0.2); the released InstructBLIP script silently
+runs alpha 0.5. The code switches itself off under greedy decoding and beams; ours does not.
 """
 
 from pydantic import Field
@@ -26,8 +26,12 @@ class VCD(Strategy):
     class Params(StrategyParams):
         """Equation 3 and 5."""
 
-        alpha: float = Field(1.0, ge=0, le=5, description="Weight of the contrast with the ruined picture.")
-        beta: float = Field(0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best.")
+        alpha: float = Field(
+            1.0, ge=0, le=5, description="Weight of the contrast with the ruined picture."
+        )
+        beta: float = Field(
+            0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
+        )
         noise: int = Field(500, ge=0, le=999, description="Diffusion step of the ruined picture.")
 
     def plan(self, ctx: Context) -> Plan:

@@ -1,13 +1,14 @@
 """VHR: strengthen the heads whose output depends most on the picture.
 
-He et al., ACL 2025, arXiv:2412.13949. At the last prompt position, for the head outputs a (with the picture) and b
-(without): VHD = ||a - b|| (Eq. 4), and text activation TA = ||b||^2 (Eq. 6). A head whose VHD and TA both exceed their layer's
-mean plus one standard deviation is an outlier and its VHD counts as 0. Heads above the layer's median VHD
-are scaled by alpha before the output projection, for every row, from the prompt on (Eq. 7), layer by layer: a layer is judged
-when those below it are already reinforced. The choice is made once and kept.
-The official source was not available; what the paper leaves open are parameters with our reading as default:
-the picture is dropped from the text-only stream (positions close up), which is itself not reinforced.
-Layers: the second one and the last 14 of 32 (both LLaVA 7B models), scaled to other depths.
+He et al., ACL 2025, arXiv:2412.13949. At the last prompt position, for the head outputs a (with the
+picture) and b (without): VHD = ||a - b|| (Eq. 4), and text activation TA = ||b||^2 (Eq. 6). A head
+whose VHD and TA both exceed their layer's mean plus one standard deviation is an outlier and its
+VHD counts as 0. Heads above the layer's median VHD are scaled by alpha before the output
+projection, for every row, from the prompt on (Eq. 7), layer by layer: a layer is judged when those
+below it are already reinforced. The choice is made once and kept. The official source was not
+available; what the paper leaves open are parameters with our reading as default: the picture is
+dropped from the text-only stream (positions close up), which is itself not reinforced. Layers: the
+second one and the last 14 of 32 (both LLaVA 7B models), scaled to other depths.
 """
 
 from typing import Literal
@@ -34,11 +35,19 @@ class VHR(Strategy):
         """Equations 4 to 7, and what they leave open."""
 
         alpha: float = Field(2.0, ge=0, le=4, description="Factor of the chosen heads' outputs.")
-        last_layers: float = Field(14 / 32, ge=0, le=1, description="Share of the layers, from the last, that take part.")
+        last_layers: float = Field(
+            14 / 32, ge=0, le=1, description="Share of the layers, from the last, that take part."
+        )
         second_layer: bool = Field(True, description="Whether the second layer takes part too.")
-        outliers: bool = Field(True, description="Leave out heads that react strongly but also without the picture.")
-        squared_distance: bool = Field(False, description="VHD as squared distance (a third-party port's reading).")
-        squared_activation: bool = Field(True, description="TA as squared norm (the paper); otherwise the norm.")
+        outliers: bool = Field(
+            True, description="Leave out heads that react strongly but also without the picture."
+        )
+        squared_distance: bool = Field(
+            False, description="VHD as squared distance (a third-party port's reading)."
+        )
+        squared_activation: bool = Field(
+            True, description="TA as squared norm (the paper); otherwise the norm."
+        )
         ddof: Literal[0, 1] = Field(1, description="Divisor n - ddof of the standard deviation.")
         rows: Literal["all", "last"] = Field("all", description="Prompt rows that are scaled.")
 
@@ -48,7 +57,9 @@ class VHR(Strategy):
         def make(prompt: Prompt) -> AttentionPolicy:
             blind = HeadOutputs()
             ctx.prefill(ctx.branch("blind", blind=True), (blind,))
-            return Reinforce(self.params, blind.last, reinforced_layers(self.params, ctx.model.layers))
+            return Reinforce(
+                self.params, blind.last, reinforced_layers(self.params, ctx.model.layers)
+            )
 
         return Plan(ctx.main, policies=(make,))
 
@@ -68,7 +79,9 @@ class HeadOutputs(AttentionPolicy):
 class Reinforce(AttentionPolicy):
     """Scales the chosen heads; the choice falls during the prompt's forward."""
 
-    def __init__(self, params: VHR.Params, blind: dict[int, Tensor], layers: frozenset[int]) -> None:
+    def __init__(
+        self, params: VHR.Params, blind: dict[int, Tensor], layers: frozenset[int]
+    ) -> None:
         self.params = params
         self.rows = params.rows
         self.blind = blind
@@ -84,7 +97,9 @@ class Reinforce(AttentionPolicy):
 
 
 def vision_aware(seeing: Tensor, blind: Tensor, params: VHR.Params) -> Tensor:
-    """True for each head [H] above the median divergence; head outputs [H, D] with and without the picture."""
+    """True for each head [H] above the median divergence; head outputs [H, D] with and without the
+    picture.
+    """
     divergence = (seeing - blind).norm(dim=-1)
     activation = blind.norm(dim=-1)
     divergence = divergence**2 if params.squared_distance else divergence

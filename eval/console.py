@@ -57,8 +57,9 @@ def _cell(result: Result, metric: Metric) -> Text:
 
 
 def _delta(delta: Delta, metric: Metric) -> str:
-    p = words.probability(delta.p_holm).replace("p = ", "p ").replace("p < ", "p<")
-    return f"{words.change(delta.delta, metric)}\n{p}".rstrip()
+    verdict = "" if delta.verdict == "no difference" else f" {delta.verdict}"
+    p = words.probability(delta.p_holm)
+    return f"{words.change(delta.delta, metric)}{verdict}\n{p}".rstrip()
 
 
 def _colour(delta: Delta) -> str:

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from halu.eval.benchmark import Metric
 from halu.eval.summary import Result, Verdict
 
-WIDTH, LEFT, RIGHT, LINE, GAP = 720.0, 250.0, 24.0, 22.0, 10.0
+PLOT, MARGIN, LINE, GAP = 500.0, 24.0, 22.0, 10.0
+"""Width of the plot itself, what is left free beside it, and the heights of a line and a gap."""
+
+NAMES, LETTER = 96.0, 7.2
+"""Where the strategies' names begin, and how wide a letter is at most on average."""
+
 _STEPS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 
 
@@ -57,8 +62,8 @@ def forest(results: Sequence[Result], metrics: Sequence[Metric]) -> Forest | Non
     if not shown:
         return None
     reach = max(max(abs(end) for end in delta.ci or ()) for _, _, delta in shown) * 1.08 or 0.01
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    scale = (WIDTH - RIGHT - LEFT) / 2 / reach
+    left = NAMES + LETTER * max(len(label) for _, label, _ in shown) + MARGIN
+    middle, scale = left + PLOT / 2, PLOT / 2 / reach
     bars: list[Bar] = []
     y = GAP
     for metric, label, delta in shown:
@@ -68,7 +73,7 @@ def forest(results: Sequence[Result], metrics: Sequence[Metric]) -> Forest | Non
         y += LINE + (GAP if first and bars else 0)
         x, low, high = (middle + scale * value for value in (delta.delta, *delta.ci))
         bars.append(Bar(metric.name, label, y, x, low, high, delta.verdict))
-    return Forest(WIDTH, y + LINE + 16, middle, tuple(bars), _ticks(reach, middle, scale))
+    return Forest(left + PLOT + MARGIN, y + LINE + 16, middle, tuple(bars), _ticks(reach, middle, scale))
 
 
 def _ticks(reach: float, middle: float, scale: float) -> tuple[Tick, ...]:

@@ -74,10 +74,10 @@ def changes(table: Table) -> list[Tally]:
     return found
 
 
-def cards(table: Table, data: Path | None, limit: int = CARDS) -> list[Card]:
-    """Choose up to `limit` samples and draw their cards."""
+def cards(table: Table, suffix: str, data: Path | None, limit: int = CARDS) -> list[Card]:
+    """Choose up to `limit` samples and draw their cards; `suffix` is left off the questions."""
     by_id = list(zip(*table.arms.values(), strict=True))
-    return [_card(table.benchmark, by_id[place], data) for place in _chosen(by_id)[:limit]]
+    return [_card(table.benchmark, by_id[place], suffix, data) for place in _chosen(by_id)[:limit]]
 
 
 def compare(base: Row, row: Row) -> Change:
@@ -99,13 +99,13 @@ def _chosen(by_id: Sequence[tuple[Row, ...]]) -> list[int]:
     return list(dict.fromkeys(place for place in turns if place is not None))
 
 
-def _card(benchmark: Benchmark, rows: Sequence[Row], data: Path | None) -> Card:
+def _card(benchmark: Benchmark, rows: Sequence[Row], suffix: str, data: Path | None) -> Card:
     base = rows[0]
     label = base.label if isinstance(base.label, str) else ", ".join(base.label)
     return Card(
         id=base.id,
         picture=_picture(benchmark, base.image_id, data),
-        question=base.prompt,
+        question=base.prompt.removesuffix(suffix),
         truth=label,
         answers=tuple(_said(base, row) for row in rows),
     )

@@ -4,7 +4,7 @@ Everything is computed again from the counts in the rows. Within a benchmark and
 compared on the same samples: those that every one of them has answered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ from halu.eval.store import Row
 from halu.types import Record
 
 ALPHA = 0.05
+FEW = 30
+"""Images below which a percentile interval of a share covers clearly less than it says."""
 
 Verdict = Literal["better", "worse", "higher", "lower", "no difference"]
 
@@ -82,7 +84,7 @@ def summarise(record: Manifest, rows: Sequence[Row], resamples_seed: int = 0) ->
     tables = group(record, rows)
     results = [result for table in tables for result in _results(table, resamples_seed)]
     wanted = sum(suite.samples for suite in record.benchmarks) * len(record.strategies)
-    notes = [note for table in tables for note in _notes(table)]
+    notes = list(_notes(tables))
     if len(rows) < wanted:
         notes.insert(0, f"Unfinished: {len(rows)} of {wanted} answers are there.")
     run = record.model_dump(mode="json") | {"answers": len(rows), "complete": len(rows) == wanted}
@@ -179,20 +181,19 @@ def _cost(rows: Sequence[Row]) -> Cost:
     )
 
 
-def _notes(table: Table) -> list[str]:
-    """What makes a table worth less than it looks."""
-    where = f"{table.benchmark.name}, {table.split}"
-    notes = []
-    images = len({row.image_id for row in next(iter(table.arms.values()))})
-    if images < 30:
-        notes.append(f"{where}: {images} pictures are few; intervals are too narrow below about 30.")
-    for label, rows in table.arms.items():
-        if len(rows) > 10 and len({row.answer for row in rows}) == 1:
-            notes.append(f"{where}: {label} always gives the same answer.")
-        cut = sum(row.finish_reason == "length" for row in rows)
-        if cut > 0.1 * len(rows):
-            notes.append(f"{where}: {cut} of {len(rows)} answers of {label} hit the token limit.")
-    return notes
+def _notes(tables: Sequence[Table]) -> Iterator[str]:
+    """Say what makes figures worth less than they look."""
+    few = {t.benchmark.name: n for t in tables if (n := t.counts().shape[1]) < FEW}
+    for name, images in few.items():
+        yield f"{name}: {images} pictures are few; intervals are too narrow below about {FEW}."
+    for table in tables:
+        where = f"{table.benchmark.name}, {table.split}"
+        for label, rows in table.arms.items():
+            if len(rows) > 10 and len({row.answer for row in rows}) == 1:
+                yield f"{where}: {label} always gives the same answer."
+            cut = sum(row.finish_reason == "length" for row in rows)
+            if cut > 0.1 * len(rows):
+                yield f"{where}: {cut} of {len(rows)} answers of {label} hit the token limit."
 
 
 def _number(value: float) -> float | None:

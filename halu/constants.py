@@ -1,4 +1,5 @@
-"""Facts about single models that methods need and papers or code give: one table, with the source of each.
+"""Facts about single models that methods need and papers or code give: one table, with the source
+of each.
 
 A model is recognised by its family and sizes, so that a local copy or a fine-tune finds its row.
 """
@@ -11,7 +12,9 @@ from halu.strategy import ModelFacts
 
 @dataclass(frozen=True, slots=True)
 class Sinks:
-    """VAR's massive-activation dimensions, and the threshold tau that a sink's normalised value exceeds."""
+    """VAR's massive-activation dimensions, and the threshold tau that a sink's normalised value
+    exceeds.
+    """
 
     dimensions: tuple[int, ...]
     tau: float

@@ -1,8 +1,9 @@
 """The one decoding loop: all branches of all running requests advance in one forward.
 
-Each branch of each hypothesis of each request is one row of a shared cache, in that order. A step runs every
-row once, lets each request's rule and search choose, and rearranges the rows. Requests may join and leave
-between steps. The loop knows rows, rules and searches; it does not know any strategy.
+Each branch of each hypothesis of each request is one row of a shared cache, in that order. A step
+runs every row once, lets each request's rule and search choose, and rearranges the rows. Requests
+may join and leave between steps. The loop knows rows, rules and searches; it does not know any
+strategy.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,9 @@ class Job:
 
 
 class Decoder:
-    """Runs jobs on one model. `add` requests, `step` until `jobs` is empty; `drop` frees a job at once."""
+    """Runs jobs on one model. `add` requests, `step` until `jobs` is empty; `drop` frees a job at
+    once.
+    """
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -84,7 +87,9 @@ class Decoder:
             event, choices = self._advance(job, self._scores[first : first + count])
             width = len(job.plan.extra) + 1
             if job.answer is None:
-                sources += [first + choice.parent * width + b for choice in choices for b in range(width)]
+                sources += [
+                    first + choice.parent * width + b for choice in choices for b in range(width)
+                ]
                 tokens += [choice.token for choice in choices for _ in range(width)]
                 job.rows = [_copied(job.rows[choice.parent]) for choice in choices]
             first += count
@@ -112,8 +117,12 @@ class Decoder:
     def _plan(self, request: Request) -> Job:
         chosen = choose(request)
         plan, contexts = chosen.plan(self.adapter, request)
-        if plan.search.width > 1 and (request.evidence != "none" or request.sampling.logprobs is not None):
-            raise Unsupported("Beam search has no evidence or logprobs for each token.", param="strategy")
+        if plan.search.width > 1 and (
+            request.evidence != "none" or request.sampling.logprobs is not None
+        ):
+            raise Unsupported(
+                "Beam search has no evidence or logprobs for each token.", param="strategy"
+            )
         search = plan.search.start(request.sampling, self.adapter.ends, plan.main.prompt.ids)
         text = TextStream(self.adapter.tokenizer, request.sampling.stop)
         job = Job(request, chosen, plan, search, text, forwards=1 + len(plan.extra))
@@ -163,10 +172,15 @@ class Decoder:
             return None
         values, ids = torch.log_softmax(row, -1).topk(count)
         pairs = zip(values.tolist(), ids.tolist(), strict=True)
-        return tuple(Alternative(id=i, text=self.adapter.tokenizer.decode([i]), logprob=v) for v, i in pairs)
+        return tuple(
+            Alternative(id=i, text=self.adapter.tokenizer.decode([i]), logprob=v) for v, i in pairs
+        )
 
     def _event(self, job: Job) -> Event:
-        final = max(len(ids) for ids in job.seen) >= job.request.sampling.max_new_tokens or job.text.stopped
+        final = (
+            max(len(ids) for ids in job.seen) >= job.request.sampling.max_new_tokens
+            or job.text.stopped
+        )
         best = job.search.best(job.seen, final=final)
         if best is None:
             new = job.tokens[-1:] if job.search.width == 1 else []
@@ -182,7 +196,9 @@ class Decoder:
             if token not in self.adapter.ends and not job.text.stopped:
                 job.text.push(token)
                 start, stop = job.text.spans[-1]
-                job.tokens.append(Token(id=token, text=job.text.text[start:stop], start=start, stop=stop))
+                job.tokens.append(
+                    Token(id=token, text=job.text.text[start:stop], start=start, stop=stop)
+                )
         return job.tokens
 
     def _answer(self, job: Job, best: list[int]) -> Answer:
@@ -196,7 +212,13 @@ class Decoder:
         )
         limit = len(job.text.text)
         tokens = [
-            t.model_copy(update={"start": min(t.start, limit), "stop": min(t.stop, limit), "text": t.text[: max(0, limit - t.start)]})
+            t.model_copy(
+                update={
+                    "start": min(t.start, limit),
+                    "stop": min(t.stop, limit),
+                    "text": t.text[: max(0, limit - t.start)],
+                }
+            )
             if t.stop > limit
             else t
             for t in job.tokens
@@ -216,7 +238,11 @@ class Decoder:
             self._scores = None
             return
         self._scores = self.adapter.step(
-            tokens, [r.length for r in rows], [r.position for r in rows], [r.steering for r in rows], self.cache
+            tokens,
+            [r.length for r in rows],
+            [r.position for r in rows],
+            [r.steering for r in rows],
+            self.cache,
         )
         for row in rows:
             row.length += 1

@@ -23,7 +23,9 @@ class VLM:
         """The name it was loaded by."""
         return self.adapter.facts.name
 
-    def ask(self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any) -> Answer:
+    def ask(
+        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
+    ) -> Answer:
         """Asks one question.
 
         Args:
@@ -40,14 +42,24 @@ class VLM:
         assert answer is not None
         return answer
 
-    def stream(self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any) -> Iterator[Event]:
-        """Like `ask`, token by token; the last event carries the answer. Closing the iterator frees everything."""
+    def stream(
+        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
+    ) -> Iterator[Event]:
+        """Like `ask`, token by token; the last event carries the answer. Closing the iterator frees
+        everything.
+        """
         return self.run(self.request(image, text, **options))
 
-    def request(self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any) -> Request:
+    def request(
+        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
+    ) -> Request:
         """The request that `ask` would send."""
         images = [open_image(one) for one in _several(image)]
-        own = {key: options.pop(key) for key in ("strategy", "params", "evidence") if options.get(key) is not None}
+        own = {
+            key: options.pop(key)
+            for key in ("strategy", "params", "evidence")
+            if options.get(key) is not None
+        }
         for key in ("strategy", "params", "evidence"):
             options.pop(key, None)
         return Request(messages=question(text, *images), sampling=Sampling(**options), **own)
@@ -78,7 +90,9 @@ class VLM:
                     yield index[id(job)], event.answer
 
 
-def load(name: str, *, device: str | None = None, dtype: str | None = None, backend: str = "hf") -> VLM:
+def load(
+    name: str, *, device: str | None = None, dtype: str | None = None, backend: str = "hf"
+) -> VLM:
     """Loads a model.
 
     Args:
@@ -91,11 +105,17 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, back
         HaluError: if it cannot be loaded; the message says why.
     """
     if backend != "hf":
-        raise Unsupported(f"Backend {backend!r} is not there.", hint="There is: hf.", param="backend")
+        raise Unsupported(
+            f"Backend {backend!r} is not there.", hint="There is: hf.", param="backend"
+        )
     return VLM(load_adapter(name, device=device, dtype=dtype))
 
 
 def _several(image: ImageLike | Sequence[ImageLike] | None) -> Sequence[ImageLike]:
     if image is None:
         return ()
-    return [image] if isinstance(image, (str, bytes, Image.Image)) or not isinstance(image, Sequence) else image
+    return (
+        [image]
+        if isinstance(image, (str, bytes, Image.Image)) or not isinstance(image, Sequence)
+        else image
+    )

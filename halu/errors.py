@@ -1,7 +1,8 @@
-"""What halu raises for a caller's mistake: a message with the offending value, a hint, an HTTP status.
+"""What halu raises for a caller's mistake: a message with the offending value, a hint, an HTTP
+status.
 
-Our own invariants are `assert`s; anything below is for the person who made the call. The command line prints
-one line and exits with 2 (`Failed`: 1); the service answers with `status`.
+Our own invariants are `assert`s; anything below is for the person who made the call. The command
+line prints one line and exits with 2 (`Failed`: 1); the service answers with `status`.
 """
 
 import difflib
@@ -14,7 +15,9 @@ class HaluError(Exception):
     status = 400
     code: str | None = None
 
-    def __init__(self, message: str, *, hint: str = "", param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", param: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(f"{message} {hint}".strip())
         self.message = message
         self.hint = hint
@@ -35,7 +38,9 @@ class BadImage(BadInput):
 class Unknown(HaluError):
     """A name that is not registered; near matches are named."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, param: str | None = None) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, param: str | None = None
+    ) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."

@@ -1,8 +1,9 @@
-"""A strategy in somebody else's app: `halu.enable(model, processor, "var")`, then stock `model.generate` as before.
+"""A strategy in somebody else's app: `halu.enable(model, processor, "var")`, then stock
+`model.generate` as before.
 
-The host's generation loop stays in charge and drives the main branch. Forward hooks bring the attention policies
-into the call as an argument, run the other branches beside it and put the rule's row in place of the last
-scores. Nothing of transformers is replaced; `disable` removes every trace.
+The host's generation loop stays in charge and drives the main branch. Forward hooks bring the
+attention policies into the call as an argument, run the other branches beside it and put the rule's
+row in place of the last scores. Nothing of transformers is replaced; `disable` removes every trace.
 """
 
 import weakref
@@ -30,7 +31,8 @@ def enable(model: Any, processor: Any, strategy: str, *, seed: int = 0, **params
     """Switches a strategy on in a transformers model.
 
     Args:
-        model: a model of a supported architecture; `generate`, pipelines and plain calls work unchanged.
+        model: a model of a supported architecture; `generate`, pipelines and plain calls work
+            unchanged.
         processor: its processor.
         strategy: registered name; parts joined with '+'.
         seed: seeds the strategy's random views.
@@ -40,8 +42,12 @@ def enable(model: Any, processor: Any, strategy: str, *, seed: int = 0, **params
         HaluError: unknown name or parameter, unsupported architecture, or already enabled.
     """
     if model in _enabled:
-        raise BadInput("A strategy is already enabled on this model.", hint="Call halu.disable(model) first.")
-    request = Request(messages=question(""), strategy=strategy, params=params, sampling=Sampling(seed=seed))
+        raise BadInput(
+            "A strategy is already enabled on this model.", hint="Call halu.disable(model) first."
+        )
+    request = Request(
+        messages=question(""), strategy=strategy, params=params, sampling=Sampling(seed=seed)
+    )
     chosen = choose(request)
     adapter = adapter_class(model.config.model_type)(type(model).__name__, model, processor)
     _enabled[model] = Hosted(adapter, chosen, request)
@@ -59,13 +65,20 @@ class HostContext(RequestContext):
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """Refused: the host's conversation cannot be rewritten."""
-        raise Unsupported("This strategy rewrites the conversation.", hint="Use halu.load(...).ask instead of enable.")
+        raise Unsupported(
+            "This strategy rewrites the conversation.",
+            hint="Use halu.load(...).ask instead of enable.",
+        )
 
 
 class Sequences:
-    """The sequences of one running `generate`: a plan each, their steering, and the branches beside them."""
+    """The sequences of one running `generate`: a plan each, their steering, and the branches beside
+    them.
+    """
 
-    def __init__(self, adapter: Adapter, chosen: Chosen, request: Request, inputs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, adapter: Adapter, chosen: Chosen, request: Request, inputs: Mapping[str, Any]
+    ) -> None:
         self.adapter = adapter
         self.prompts = adapter.prompts(inputs)
         self.plans = [self._plan(chosen, request, prompt) for prompt in self.prompts]
@@ -78,7 +91,9 @@ class Sequences:
         self.seen: list[list[int]] = [[] for _ in self.prompts]
         self.extra = [branch for plan in self.plans for branch in plan.extra]
         self.steering = [
-            Steered(branch.prompt.layout, steered(plan, branch)()) for plan in self.plans for branch in plan.extra
+            Steered(branch.prompt.layout, steered(plan, branch)())
+            for plan in self.plans
+            for branch in plan.extra
         ]
         self.cache = RowCache(adapter.facts.layers)
         self.scores: Tensor | None = None
@@ -86,7 +101,9 @@ class Sequences:
     def start(self) -> None:
         """Runs the other branches' prompts."""
         if self.extra:
-            self.scores = self.adapter.read([branch.prompt for branch in self.extra], self.steering, self.cache)
+            self.scores = self.adapter.read(
+                [branch.prompt for branch in self.extra], self.steering, self.cache
+            )
 
     def go_on(self, tokens: Sequence[int]) -> None:
         """Feeds the host's tokens to the other branches."""
@@ -95,7 +112,9 @@ class Sequences:
         self.lengths = [length + 1 for length in self.lengths]
         if self.extra:
             done = len(self.seen[0]) - 1
-            fed = [token for token, plan in zip(tokens, self.plans, strict=True) for _ in plan.extra]
+            fed = [
+                token for token, plan in zip(tokens, self.plans, strict=True) for _ in plan.extra
+            ]
             lengths = [len(branch.prompt.ids) + done for branch in self.extra]
             positions = [branch.prompt.next_position + done for branch in self.extra]
             self.scores = self.adapter.step(fed, lengths, positions, self.steering, self.cache)
@@ -116,7 +135,9 @@ class Sequences:
         own = request.model_copy(update={"messages": question("", *prompt.images)})
         plan, _ = chosen.plan(self.adapter, own, prompt=prompt, context=HostContext)
         if type(plan.search) is not Pick:
-            raise Unsupported("Sampling and beams are generate's own options here.", param="strategy")
+            raise Unsupported(
+                "Sampling and beams are generate's own options here.", param="strategy"
+            )
         return plan
 
 
@@ -144,20 +165,30 @@ class Hosted:
         self.adapter.release()
 
     def _picture(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """`generate` runs the tower before the model and keeps the pixels from it; they are caught on the way."""
+        """`generate` runs the tower before the model and keeps the pixels from it; they are caught
+        on the way.
+        """
         self._pixels = self.adapter.entering(args, kwargs)
 
-    def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _before(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             kwargs, args = {**kwargs, "input_ids": args[0]}, ()
         if kwargs.get("input_ids") is None:
-            raise Unsupported("halu.enable needs input_ids; embeddings do not say where the pictures are.")
+            raise Unsupported(
+                "halu.enable needs input_ids; embeddings do not say where the pictures are."
+            )
         past = kwargs.get("past_key_values")
         if past is None or int(past.get_seq_length()) == 0:
-            self.running = Sequences(self.adapter, self.chosen, self.request, {**self._pixels, **kwargs})
+            self.running = Sequences(
+                self.adapter, self.chosen, self.request, {**self._pixels, **kwargs}
+            )
             self.running.start()
             self._pixels = {}
-            steering = Steering(self.running.main, self.running.lengths, prefill=True, pads=self.running.pads)
+            steering = Steering(
+                self.running.main, self.running.lengths, prefill=True, pads=self.running.pads
+            )
         else:
             running = self._continued(kwargs, past)
             steering = Steering(running.main, running.lengths, prefill=False, pads=running.pads)
@@ -166,16 +197,20 @@ class Hosted:
     def _continued(self, kwargs: Mapping[str, Any], past: Any) -> Sequences:
         ids = kwargs["input_ids"]
         if self.running is None or ids.shape != (len(self.running.prompts), 1):
-            raise Unsupported("Only whole prompts and single tokens can be followed (no assisted decoding).")
+            raise Unsupported(
+                "Only whole prompts and single tokens can be followed (no assisted decoding)."
+            )
         if self.running.extra and not torch.equal(self._newest_key(past), self._last_key):
             raise Unsupported(
-                "Beam search reorders sequences, and this strategy's other branches cannot follow it in generate.",
+                "Beam search reorders sequences, and the other branches cannot follow it in generate.",
                 hint="Use halu.load(...).ask with 'beam+...'.",
             )
         self.running.go_on(ids[:, 0].tolist())
         return self.running
 
-    def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _after(
+        self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
         assert self.running is not None
         logits = output.logits.clone()
         logits[:, -1] = self.running.rule(logits[:, -1])
@@ -187,7 +222,10 @@ class Hosted:
 
     def _newest_key(self, past: Any) -> Tensor:
         assert self.running is not None
-        slots = [pad + length - 1 for pad, length in zip(self.running.pads, self.running.lengths, strict=True)]
+        slots = [
+            pad + length - 1
+            for pad, length in zip(self.running.pads, self.running.lengths, strict=True)
+        ]
         keys: Tensor = past.layers[0].keys
         return keys[torch.arange(len(slots)), :, slots]
 

@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Image tokens in rows and columns: token `start + row * stride + column` lies at (row, column)."""
+    """Image tokens in rows and columns: token `start + row * stride + column` lies at (row,
+    column).
+    """
 
     start: int
     rows: int
@@ -28,11 +30,15 @@ class ImageSpan:
     grids: tuple[Grid, ...]
 
     def heat(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Weights of this picture's tokens [stop - start] summed onto its finest grid [rows, columns]."""
+        """Weights of this picture's tokens [stop - start] summed onto its finest grid [rows,
+        columns].
+        """
         fine = max(self.grids, key=lambda grid: grid.rows * grid.columns)
         total = np.zeros((fine.rows, fine.columns))
         for grid in self.grids:
-            index = grid.start + grid.stride * np.arange(grid.rows)[:, None] + np.arange(grid.columns)
+            index = (
+                grid.start + grid.stride * np.arange(grid.rows)[:, None] + np.arange(grid.columns)
+            )
             total += _stretched(weights[index], fine.rows, fine.columns)
         return total
 
@@ -41,8 +47,8 @@ class ImageSpan:
 class Layout:
     """A prompt of `length` tokens with its pictures in order.
 
-    `system` tokens come before the first picture (the start token included), `question` tokens after the last.
-    Without a picture everything is question.
+    `system` tokens come before the first picture (the start token included), `question` tokens
+    after the last. Without a picture everything is question.
     """
 
     length: int

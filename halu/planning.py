@@ -1,4 +1,6 @@
-"""From a request to a plan: the context that a strategy sees, and the sum of several strategies' plans."""
+"""From a request to a plan: the context that a strategy sees, and the sum of several strategies'
+plans.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -55,12 +57,16 @@ class RequestContext:
         blind: bool = False,
         steered: bool = True,
     ) -> Branch:
-        """Another branch of this request; its pictures are encoded anew, so a view may change their size."""
+        """Another branch of this request; its pictures are encoded anew, so a view may change their
+        size.
+        """
         prompt = self.main.prompt if messages is None else self.encode(messages)
         if blind:
             prompt = self.adapter.without_images(prompt)
         if image is not None:
-            prompt = self.adapter.with_images(prompt, tuple(image(picture) for picture in prompt.images))
+            prompt = self.adapter.with_images(
+                prompt, tuple(image(picture) for picture in prompt.images)
+            )
         if pixels is not None:
             prompt = self.adapter.with_pixels(prompt, pixels)
         return Branch(name, prompt, steered)
@@ -73,7 +79,9 @@ class RequestContext:
         """The branch's row [V] after its prompt; nothing of it stays."""
         self.forwards += 1
         cache = RowCache(self.model.layers)
-        return self.adapter.read([branch.prompt], [Steered(branch.prompt.layout, tuple(policies))], cache)[0]
+        return self.adapter.read(
+            [branch.prompt], [Steered(branch.prompt.layout, tuple(policies))], cache
+        )[0]
 
 
 class Chosen:
@@ -88,7 +96,9 @@ class Chosen:
         if len(self.parts) == 1:
             return Resolved(name=self.parts[0].name, params=self.parts[0].params.model_dump())
         params = {
-            f"{part.name}.{key}": value for part in self.parts for key, value in part.params.model_dump().items()
+            f"{part.name}.{key}": value
+            for part in self.parts
+            for key, value in part.params.model_dump().items()
         }
         return Resolved(name="+".join(part.name for part in self.parts), params=params)
 
@@ -100,7 +110,8 @@ class Chosen:
         prompt: Prompt | None = None,
         context: type[RequestContext] = RequestContext,
     ) -> tuple[Plan, list[RequestContext]]:
-        """One plan for all parts, and their contexts, which count the extra prompts that planning runs.
+        """One plan for all parts, and their contexts, which count the extra prompts that planning
+        runs.
 
         Args:
             adapter: the model.
@@ -125,7 +136,8 @@ class Chosen:
 
 
 def choose(request: Request) -> Chosen:
-    """The strategies that a request names; without a name plain decoding, greedy unless a temperature is set.
+    """The strategies that a request names; without a name plain decoding, greedy unless a
+    temperature is set.
 
     Raises:
         Unknown: an unregistered strategy or parameter.
@@ -140,17 +152,25 @@ def choose(request: Request) -> Chosen:
     return Chosen([cls.configured(values[cls.name]) for cls in classes])
 
 
-def _shared_out(classes: Sequence[type[Strategy]], params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Parameters by strategy: "vcd.alpha" by its prefix, a bare name by the one strategy that has it."""
+def _shared_out(
+    classes: Sequence[type[Strategy]], params: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Parameters by strategy: "vcd.alpha" by its prefix, a bare name by the one strategy that has
+    it.
+    """
     values: dict[str, dict[str, Any]] = {cls.name: {} for cls in classes}
     for key, value in params.items():
         owner, _, field = key.rpartition(".")
         if owner and owner not in values:
             raise Unknown("strategy in parameter", owner, values, param=f"params.{key}")
-        owners = [owner] if owner else [cls.name for cls in classes if key in cls.Params.model_fields]
+        owners = (
+            [owner] if owner else [cls.name for cls in classes if key in cls.Params.model_fields]
+        )
         if len(owners) > 1:
             raise BadInput(
-                f"Parameter {key!r} exists in {' and '.join(owners)}.", hint=f"Write {owners[0]}.{key}.", param=f"params.{key}"
+                f"Parameter {key!r} exists in {' and '.join(owners)}.",
+                hint=f"Write {owners[0]}.{key}.",
+                param=f"params.{key}",
             )
         if not owners:
             known = [name for cls in classes for name in cls.Params.model_fields]
@@ -164,7 +184,9 @@ def _sum(parts: Sequence[Strategy], plans: Sequence[Plan]) -> Plan:
         return plans[0]
     name = "+".join(part.name for part in parts)
     extra = [
-        (part.name, branch) for part, plan in zip(parts, plans, strict=True) for branch in plan.extra
+        (part.name, branch)
+        for part, plan in zip(parts, plans, strict=True)
+        for branch in plan.extra
     ]
     if len({branch.name for _, branch in extra}) < len(extra):
         raise Unsupported(f"{name}: two parts use a branch of the same name.", param="strategy")
@@ -189,7 +211,10 @@ def _summed_rule(name: str, rules: Sequence[Rule]) -> Rule:
     total = Additive()
     for rule in working:
         if not isinstance(rule, Additive):
-            raise Unsupported(f"{name}: a rule that replaces the scores cannot be added to another.", param="strategy")
+            raise Unsupported(
+                f"{name}: a rule that replaces the scores cannot be added to another.",
+                param="strategy",
+            )
         total = total + rule
     return total
 
@@ -207,7 +232,10 @@ def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, .
         policies = tuple(maker(branch.prompt) for maker in plan.policies)
         grouping = [policy for policy in policies if policy.groups > 1]
         if len({policy.rows for policy in grouping}) > 1:
-            raise Unsupported("These attention strategies act on different rows and do not combine.", param="strategy")
+            raise Unsupported(
+                "These attention strategies act on different rows and do not combine.",
+                param="strategy",
+            )
         return policies
 
     return make

@@ -16,7 +16,8 @@ class Prompt:
     Attributes:
         ids: token ids [T].
         layout: which token is what.
-        pixels: what the image processor made, by the vision tower's argument name; empty without a picture.
+        pixels: what the image processor made, by the vision tower's argument name; empty without a
+            picture.
         positions: rotary positions [T], or [3, T] for M-RoPE models.
         next_position: position of the first generated token.
         images: the pictures as they went into the processor.

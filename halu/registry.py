@@ -1,8 +1,8 @@
 """Names to things: strategies, detectors, benchmarks. Filled at import, then read-only.
 
-First-party code and third parties use the same door: a class decorated with `register` in a module that is
-imported, either because it lies in halu's own folder or because an installed package names it in the entry
-point group.
+First-party code and third parties use the same door: a class decorated with `register` in a module
+that is imported, either because it lies in halu's own folder or because an installed package names
+it in the entry point group.
 """
 
 import importlib
@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The things of one kind, by name; `package` is imported on first use, then the entry point `group`."""
+    """The things of one kind, by name; `package` is imported on first use, then the entry point
+    `group`.
+    """
 
     def __init__(self, kind: str, package: str, group: str) -> None:
         self.kind = kind
@@ -31,7 +33,8 @@ class Registry(Generic[T]):
         """Decorator that files a thing under `name`.
 
         Raises:
-            ValueError: if the name is taken, so that two packages cannot shadow each other silently.
+            ValueError: if the name is taken, so that two packages cannot shadow each other
+                silently.
         """
 
         def keep(thing: T) -> T:

@@ -1,7 +1,9 @@
-"""Row algebra shared by the strategies: what is added to the main row, and which tokens stay eligible.
+"""Row algebra shared by the strategies: what is added to the main row, and which tokens stay
+eligible.
 
-Rows are raw scores [V] in float32. Most published rules are `main + something`, so that several can be added;
-a constant added to a row changes nothing after softmax, so scores and log-probabilities are interchangeable.
+Rows are raw scores [V] in float32. Most published rules are `main + something`, so that several can
+be added; a constant added to a row changes nothing after softmax, so scores and log-probabilities
+are interchangeable.
 """
 
 import math
@@ -19,7 +21,9 @@ Keep = Callable[[Step], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Additive:
-    """The rule s = main + sum of terms, with -inf where any `keep` says no. Two of them add up to one."""
+    """The rule s = main + sum of terms, with -inf where any `keep` says no. Two of them add up to
+    one.
+    """
 
     terms: tuple[Term, ...] = ()
     keeps: tuple[Keep, ...] = ()
@@ -38,24 +42,32 @@ class Additive:
 
 
 def against(branch: str, alpha: float) -> Term:
-    """Contrast, alpha (z - z'): with the main row this is (1 + alpha) z - alpha z' (VCD, arXiv 2311.16922, Eq. 3)."""
+    """Contrast, alpha (z - z'): with the main row this is (1 + alpha) z - alpha z' (VCD, arXiv
+    2311.16922, Eq. 3).
+    """
     return lambda step: alpha * (step.main - step.rows[branch])
 
 
 def towards(branch: str, alpha: float) -> Term:
-    """Support, alpha z': a product of experts p q^alpha (RITUAL, arXiv 2405.17821, Eq. 4; AGLA, arXiv 2406.12718)."""
+    """Support, alpha z': a product of experts p q^alpha (RITUAL, arXiv 2405.17821, Eq. 4; AGLA,
+    arXiv 2406.12718).
+    """
     return lambda step: alpha * step.rows[branch]
 
 
 def plausible(beta: float) -> tuple[Keep, ...]:
-    """Keep tokens with p >= beta max p under the main row (Li et al., arXiv 2210.15097); beta 0 keeps all."""
+    """Keep tokens with p >= beta max p under the main row (Li et al., arXiv 2210.15097); beta 0
+    keeps all.
+    """
     if beta == 0:
         return ()
     return (lambda step: step.main >= step.main.max() + math.log(beta),)
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats between two rows of scores [V]; 0 where they agree after softmax."""
+    """Jensen-Shannon divergence in nats between two rows of scores [V]; 0 where they agree after
+    softmax.
+    """
     p, q = torch.softmax(a, -1), torch.softmax(b, -1)
     middle = ((p + q) / 2).clamp(min=1e-30).log()
     return 0.5 * (_kl(p, middle) + _kl(q, middle))

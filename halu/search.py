@@ -1,7 +1,8 @@
 """How finished rows become tokens: one hypothesis that picks or draws, or beams that compete.
 
-A search sees rows [N, V], one for each live hypothesis, after the strategy's rule; it answers with the parent
-and the token of each hypothesis that goes on. It knows nothing of models, caches or text.
+A search sees rows [N, V], one for each live hypothesis, after the strategy's rule; it answers with
+the parent and the token of each hypothesis that goes on. It knows nothing of models, caches or
+text.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from halu.types import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Hypothesis `parent` goes on with `token`; `done` if it ends there. `logprob` under the sampled row."""
+    """Hypothesis `parent` goes on with `token`; `done` if it ends there. `logprob` under the
+    sampled row.
+    """
 
     parent: int
     token: int
@@ -30,7 +33,9 @@ class Search(Protocol):
     width: int
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Search":
-        """A fresh search for one request: how to draw, which tokens end an answer, the prompt's tokens."""
+        """A fresh search for one request: how to draw, which tokens end an answer, the prompt's
+        tokens.
+        """
 
     def advance(self, rows: Tensor, seen: list[list[int]]) -> list[Choice]:
         """The next hypotheses from rows [N, V]; `seen` are the tokens of each so far."""
@@ -73,8 +78,9 @@ class Pick:
 class Beams:
     """Beam search: hypotheses compete by total log-probability / length ** length_penalty.
 
-    The scores are those after the strategy's rule, so a contrastive rule and beams combine as in CODE's release.
-    Ends when `width` hypotheses have ended and no live one can overtake the worst of them.
+    The scores are those after the strategy's rule, so a contrastive rule and beams combine as in
+    CODE's release. Ends when `width` hypotheses have ended and no live one can overtake the worst
+    of them.
     """
 
     width: int = 5
@@ -93,7 +99,9 @@ class Beams:
     def advance(self, rows: Tensor, seen: list[list[int]]) -> list[Choice]:
         """The best `width` continuations that do not end; those that end are put aside."""
         pairs = zip(rows, seen, strict=True)
-        table = torch.stack([filtered(row, self.sampling, (*self.prompt, *ids)) for row, ids in pairs])
+        table = torch.stack(
+            [filtered(row, self.sampling, (*self.prompt, *ids)) for row, ids in pairs]
+        )
         logp = torch.log_softmax(table, -1)
         totals = logp + torch.tensor(self.totals, device=rows.device)[:, None]
         k = min(2 * self.width, int(torch.isfinite(totals).sum()))
@@ -133,7 +141,9 @@ class Beams:
 
 
 def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:
-    """A row [V] after repetition penalty, temperature, top-k and top-p, in that order; what is cut is -inf."""
+    """A row [V] after repetition penalty, temperature, top-k and top-p, in that order; what is cut
+    is -inf.
+    """
     row = _without_repetition(row, sampling.repetition_penalty, seen)
     if not sampling.temperature:
         return row
@@ -143,13 +153,17 @@ def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:
     if sampling.top_p < 1:
         values, order = row.sort(descending=True)
         p = torch.softmax(values, -1)
-        cut = order[p.cumsum(-1) - p >= sampling.top_p]  # mass before the token: the best one always stays
+        cut = order[
+            p.cumsum(-1) - p >= sampling.top_p
+        ]  # mass before the token: the best one always stays
         row = row.index_fill(0, cut, float("-inf"))
     return row
 
 
 def _without_repetition(row: Tensor, penalty: float, seen: Sequence[int]) -> Tensor:
-    """Scores of seen tokens divided by the penalty if positive, multiplied if negative (CTRL, arXiv 1909.05858)."""
+    """Scores of seen tokens divided by the penalty if positive, multiplied if negative (CTRL, arXiv
+    1909.05858).
+    """
     if penalty == 1 or not seen:
         return row
     index = torch.tensor(sorted(set(seen)), device=row.device)

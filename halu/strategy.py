@@ -1,7 +1,8 @@
 """What a hallucination-mitigation method is: parameters in, a plan out.
 
-A plan makes three decisions and nothing else: which branches run beside the main one, how attention is steered,
-and how the branches' rows of scores become one row. Everything else exists once, elsewhere.
+A plan makes three decisions and nothing else: which branches run beside the main one, how attention
+is steered, and how the branches' rows of scores become one row. Everything else exists once,
+elsewhere.
 """
 
 import dataclasses
@@ -47,7 +48,8 @@ class Branch:
     Attributes:
         name: unique within the plan; `rows[name]` in a rule.
         prompt: the encoded prompt.
-        steered: whether the plan's attention policy acts here too; a branch that is subtracted stays as it is.
+        steered: whether the plan's attention policy acts here too; a branch that is subtracted
+            stays as it is.
     """
 
     name: str
@@ -76,7 +78,9 @@ class Step:
 
 
 Rule = Callable[[Step], Tensor]
-"""Scores of all branches to one row [V]; a token at -inf cannot be chosen. Temperature and top-p come after it."""
+"""Scores of all branches to one row [V]; a token at -inf cannot be chosen. Temperature and top-p
+come after it.
+"""
 
 
 def keep_main(step: Step) -> Tensor:
@@ -155,7 +159,9 @@ class Context(Protocol):
         """
 
     def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
-        """Runs a branch's prompt once, beside decoding, and returns its row [V]; the policies may record."""
+        """Runs a branch's prompt once, beside decoding, and returns its row [V]; the policies may
+        record.
+        """
 
 
 class Strategy(ABC):
@@ -195,7 +201,9 @@ class Strategy(ABC):
         """
         for key in values:
             if key not in cls.Params.model_fields:
-                raise Unknown(f"parameter of {cls.name}", key, cls.Params.model_fields, param=f"params.{key}")
+                raise Unknown(
+                    f"parameter of {cls.name}", key, cls.Params.model_fields, param=f"params.{key}"
+                )
         try:
             return cls(cls.Params.model_validate(dict(values)))
         except ValidationError as error:

@@ -1,4 +1,6 @@
-"""Token ids to text as they come: nothing is emitted that a later token or a stop string could take back."""
+"""Token ids to text as they come: nothing is emitted that a later token or a stop string could take
+back.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +39,9 @@ class TextStream:
 
     def finish(self) -> None:
         """Emits what was held back as the middle of a character."""
-        rest = self._decode(self._ids[self._start :])[len(self._decode(self._ids[self._start : self._read])) :]
+        rest = self._decode(self._ids[self._start :])[
+            len(self._decode(self._ids[self._start : self._read])) :
+        ]
         if rest and not self.stopped:
             self.text += rest
             self._start = self._read = len(self._ids)
@@ -52,7 +56,9 @@ class TextStream:
         return new
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
     def _cut(self) -> None:
@@ -64,4 +70,11 @@ class TextStream:
 
     def _overlap(self, stop: str) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        return next((n for n in range(min(len(stop), len(self.text)), 0, -1) if self.text.endswith(stop[:n])), 0)
+        return next(
+            (
+                n
+                for n in range(min(len(stop), len(self.text)), 0, -1)
+                if self.text.endswith(stop[:n])
+            ),
+            0,
+        )

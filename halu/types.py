@@ -1,6 +1,8 @@
-"""The data that crosses halu's borders: a request in, an answer with its evidence out. No torch here.
+"""The data that crosses halu's borders: a request in, an answer with its evidence out. No torch
+here.
 
-Everything is frozen and refuses unknown keys. A `Request` is complete: the same request gives the same answer.
+Everything is frozen and refuses unknown keys. A `Request` is complete: the same request gives the
+same answer.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,14 +45,26 @@ class Message(Record):
 class Sampling(Record):
     """How a row of scores becomes a token; the same for every strategy, applied after its rule."""
 
-    temperature: float | None = Field(None, ge=0, le=5, description="0 takes the best token; none means 0.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set with this probability.")
+    temperature: float | None = Field(
+        None, ge=0, le=5, description="0 takes the best token; none means 0."
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Keep the smallest set with this probability."
+    )
     top_k: int = Field(0, ge=0, description="Keep this many best tokens; 0 keeps all.")
-    repetition_penalty: float = Field(1.0, ge=0.1, le=10, description="Divides scores of tokens already seen.")
+    repetition_penalty: float = Field(
+        1.0, ge=0.1, le=10, description="Divides scores of tokens already seen."
+    )
     max_new_tokens: int = Field(256, ge=1, le=32768, description="Most tokens to generate.")
-    stop: tuple[str, ...] = Field((), max_length=16, description="Strings that end the answer; not part of it.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seeds sampling and every random view of this request.")
-    logprobs: int | None = Field(None, ge=0, le=20, description="Report this many best tokens at each step.")
+    stop: tuple[str, ...] = Field(
+        (), max_length=16, description="Strings that end the answer; not part of it."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seeds sampling and every random view of this request."
+    )
+    logprobs: int | None = Field(
+        None, ge=0, le=20, description="Report this many best tokens at each step."
+    )
 
 
 class Request(Record):
@@ -65,7 +79,9 @@ class Request(Record):
     @property
     def images(self) -> tuple[Image.Image, ...]:
         """Every picture of the conversation, in order."""
-        return tuple(part.image for m in self.messages for part in m.content if isinstance(part, Picture))
+        return tuple(
+            part.image for m in self.messages for part in m.content if isinstance(part, Picture)
+        )
 
 
 def question(text: str, *images: Image.Image) -> tuple[Message, ...]:
@@ -75,7 +91,9 @@ def question(text: str, *images: Image.Image) -> tuple[Message, ...]:
 
 
 class Heat(Record):
-    """Attention mass over one picture's token grid, row by row, top left first; sums to its share of the row."""
+    """Attention mass over one picture's token grid, row by row, top left first; sums to its share
+    of the row.
+    """
 
     image: int
     rows: int
@@ -87,10 +105,16 @@ class Evidence(Record):
     """What decoding knows about one token anyway."""
 
     entropy: float = Field(description="Of the row that was sampled, in nats.")
-    shift: float = Field(description="Jensen-Shannon divergence between the model's own row and the rule's, in nats.")
+    shift: float = Field(
+        description="Jensen-Shannon divergence between the model's own row and the rule's, in nats."
+    )
     rank: int = Field(description="Rank of the token in the model's own row; 0 is its favourite.")
-    mass: dict[str, float] | None = Field(None, description="Attention by key group, mean of layers and heads.")
-    look: tuple[Heat, ...] | None = Field(None, description="Where on the pictures the token looked.")
+    mass: dict[str, float] | None = Field(
+        None, description="Attention by key group, mean of layers and heads."
+    )
+    look: tuple[Heat, ...] | None = Field(
+        None, description="Where on the pictures the token looked."
+    )
 
 
 class Alternative(Record):
@@ -114,7 +138,9 @@ class Token(Record):
 
 
 class Usage(Record):
-    """What an answer cost. `forwards` counts rows that went through the language model, prefill included."""
+    """What an answer cost. `forwards` counts rows that went through the language model, prefill
+    included.
+    """
 
     prompt_tokens: int
     image_tokens: int

@@ -1,7 +1,7 @@
 """Views of a picture for other branches: noise on pixels, transforms of images. Seeded and pure.
 
-A view made once gives the same result for each call only as far as its generator has not moved; strategies make
-one view per branch and apply it once.
+A view made once gives the same result for each call only as far as its generator has not moved;
+strategies make one view per branch and apply it once.
 """
 
 import math
@@ -18,7 +18,8 @@ PixelView = Callable[[Tensor], Tensor]
 def signal_and_noise(step: int) -> tuple[float, float]:
     """Factors of picture and noise after `step` (0-based, of 1000) of VCD's forward diffusion.
 
-    beta_i = sigmoid(x_i) (0.5e-2 - 1e-5) + 1e-5 with x from -6 to 6; sqrt(abar), sqrt(1 - abar), abar = prod(1 - beta).
+    beta_i = sigmoid(x_i) (0.5e-2 - 1e-5) + 1e-5 with x from -6 to 6; sqrt(abar), sqrt(1 - abar),
+    abar = prod(1 - beta).
     """
     x = torch.linspace(-6, 6, 1000, dtype=torch.float64)
     betas = torch.sigmoid(x) * (0.5e-2 - 1e-5) + 1e-5
@@ -27,7 +28,9 @@ def signal_and_noise(step: int) -> tuple[float, float]:
 
 
 def diffused(step: int, rng: torch.Generator) -> PixelView:
-    """Forward diffusion on normalised pixels [..., 3, height, width], no clipping (VCD, arXiv 2311.16922, Eq. 2)."""
+    """Forward diffusion on normalised pixels [..., 3, height, width], no clipping (VCD, arXiv
+    2311.16922, Eq. 2).
+    """
     signal, noise = signal_and_noise(step)
 
     def view(pixels: Tensor) -> Tensor:
@@ -53,12 +56,14 @@ def rotate(image: Image.Image, rng: torch.Generator) -> Image.Image:
 
 
 def color_jitter(image: Image.Image, rng: torch.Generator) -> Image.Image:
-    """Brightness, contrast and saturation times 0 to 2, hue by up to half a turn, in random order."""
+    """Brightness, contrast, saturation times 0 to 2, hue by up to half a turn, in random order."""
+    brightness, contrast, saturation = (_uniform(rng, 0, 2) for _ in range(3))
+    hue = _uniform(rng, -0.5, 0.5)
     steps: list[ImageView] = [
-        lambda i, f=_uniform(rng, 0, 2): ImageEnhance.Brightness(i).enhance(f),  # type: ignore[misc]
-        lambda i, f=_uniform(rng, 0, 2): ImageEnhance.Contrast(i).enhance(f),  # type: ignore[misc]
-        lambda i, f=_uniform(rng, 0, 2): ImageEnhance.Color(i).enhance(f),  # type: ignore[misc]
-        lambda i, f=_uniform(rng, -0.5, 0.5): _hue_shifted(i, f),  # type: ignore[misc]
+        lambda seen: ImageEnhance.Brightness(seen).enhance(brightness),
+        lambda seen: ImageEnhance.Contrast(seen).enhance(contrast),
+        lambda seen: ImageEnhance.Color(seen).enhance(saturation),
+        lambda seen: _hue_shifted(seen, hue),
     ]
     for index in torch.randperm(len(steps), generator=rng).tolist():
         image = steps[index](image)
@@ -77,7 +82,9 @@ def gaussian_blur(image: Image.Image, rng: torch.Generator) -> Image.Image:
 
 
 def crop(image: Image.Image, rng: torch.Generator, size: int = 336) -> Image.Image:
-    """A window of 8 to 100 % of the area and proportions 3:4 to 4:3, resized to 336 x 336 (bilinear)."""
+    """A window of 8 to 100 % of the area and proportions 3:4 to 4:3, resized to 336 x 336
+    (bilinear).
+    """
     width, height = image.size
     for _ in range(10):
         area = width * height * _uniform(rng, 0.08, 1.0)
@@ -95,7 +102,11 @@ def crop(image: Image.Image, rng: torch.Generator, size: int = 336) -> Image.Ima
 
 TRANSFORMS = ("horizontal_flip", "vertical_flip", "rotate", "color_jitter", "gaussian_blur", "crop")
 _BY_NAME = dict(
-    zip(TRANSFORMS, (horizontal_flip, vertical_flip, rotate, color_jitter, gaussian_blur, crop), strict=True)
+    zip(
+        TRANSFORMS,
+        (horizontal_flip, vertical_flip, rotate, color_jitter, gaussian_blur, crop),
+        strict=True,
+    )
 )
 
 
@@ -122,4 +133,6 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 
 def _to_image(pixels: Tensor) -> Image.Image:
-    return Image.fromarray(pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(
+        pixels.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    )

@@ -1,7 +1,8 @@
-"""What halu needs of a model family: encode a conversation, look at its pictures, run the language model.
+"""What halu needs of a model family: encode a conversation, look at its pictures, run the language
+model.
 
-An adapter never changes the model during a request: positions, masks and steering are arguments. Image places
-come from the token ids, and their count is checked against the feature rows.
+An adapter never changes the model during a request: positions, masks and steering are arguments.
+Image places come from the token ids, and their count is checked against the feature rows.
 """
 
 import hashlib
@@ -34,7 +35,8 @@ class Features:
 
     Attributes:
         tokens: one row for each image token, all pictures in order [N, hidden].
-        deep: rows added to the image tokens after the first layers (Qwen3-VL's DeepStack), [N, hidden] each.
+        deep: rows added to the image tokens after the first layers (Qwen3-VL's DeepStack), [N,
+            hidden] each.
     """
 
     tokens: Tensor
@@ -54,7 +56,10 @@ class Adapter(ABC):
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         register()
-        self._before = (model.config.text_config._attn_implementation, model.config.vision_config._attn_implementation)
+        self._before = (
+            model.config.text_config._attn_implementation,
+            model.config.vision_config._attn_implementation,
+        )
         model.set_attn_implementation({"text_config": NAME, "vision_config": "sdpa"})
         self.model = model
         self.processor = processor
@@ -64,7 +69,11 @@ class Adapter(ABC):
         self.image_token: int = model.config.image_token_id
         text = model.config.text_config
         self.facts = ModelFacts(
-            name, model.config.model_type, text.num_hidden_layers, text.num_attention_heads, text.hidden_size
+            name,
+            model.config.model_type,
+            text.num_hidden_layers,
+            text.num_attention_heads,
+            text.hidden_size,
         )
         self._features: OrderedDict[str, Features] = OrderedDict()
         self._hooks = [
@@ -76,7 +85,9 @@ class Adapter(ABC):
         """Gives the model back as it was."""
         for hook in self._hooks:
             hook.remove()
-        self.model.set_attn_implementation({"text_config": self._before[0], "vision_config": self._before[1]})
+        self.model.set_attn_implementation(
+            {"text_config": self._before[0], "vision_config": self._before[1]}
+        )
 
     @property
     def ends(self) -> frozenset[int]:
@@ -101,9 +112,10 @@ class Adapter(ABC):
     def prompts(self, inputs: Mapping[str, Any]) -> list[Prompt]:
         """The prompts in a batch of processor outputs, padding on either side removed.
 
-        Their pictures are what the model sees of them, since processor outputs do not hold the originals. Rows that
-        `generate` repeated (beams, several answers) share pictures that it did not repeat. Without any pixels the
-        pictures' places are known from the ids alone, and no view of them can be made.
+        Their pictures are what the model sees of them, since processor outputs do not hold the
+        originals. Rows that `generate` repeated (beams, several answers) share pictures that it did
+        not repeat. Without any pixels the pictures' places are known from the ids alone, and no
+        view of them can be made.
         """
         pixels = {key: inputs[key] for key in self.pixel_keys if inputs.get(key) is not None}
         rows = _unpadded_rows(inputs)
@@ -122,14 +134,23 @@ class Adapter(ABC):
 
     def _placed(self, ids: Tensor) -> Prompt:
         """A prompt whose pictures are known by their places only."""
-        image = torch.cat([ids.new_zeros(1), (ids == self.image_token).long(), ids.new_zeros(1)]).diff()
-        starts, stops = (image == 1).nonzero().flatten().tolist(), (image == -1).nonzero().flatten().tolist()
+        image = torch.cat(
+            [ids.new_zeros(1), (ids == self.image_token).long(), ids.new_zeros(1)]
+        ).diff()
+        starts, stops = (
+            (image == 1).nonzero().flatten().tolist(),
+            (image == -1).nonzero().flatten().tolist(),
+        )
         spans = tuple(ImageSpan(start, stop, ()) for start, stop in zip(starts, stops, strict=True))
         positions, next_position = self.positions(ids, {})
-        return Prompt(tuple(ids.tolist()), Layout(len(ids), spans), {}, positions, next_position, ())
+        return Prompt(
+            tuple(ids.tolist()), Layout(len(ids), spans), {}, positions, next_position, ()
+        )
 
     def with_images(self, prompt: Prompt, images: tuple[Image.Image, ...]) -> Prompt:
-        """The same words with other pictures in the same places; a new size takes another number of tokens."""
+        """The same words with other pictures in the same places; a new size takes another number of
+        tokens.
+        """
         _check_pixels(prompt)
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         pixels = {key: inputs[key] for key in self.pixel_keys}
@@ -140,8 +161,12 @@ class Adapter(ABC):
         return self._prompt([*ids, *prompt.ids[done:]], pixels, images)
 
     def without_images(self, prompt: Prompt) -> Prompt:
-        """The same words with the pictures' tokens dropped and nothing in their place; positions close up."""
-        return self._prompt([token for token in prompt.ids if token not in self.placeholders], {}, ())
+        """The same words with the pictures' tokens dropped and nothing in their place; positions
+        close up.
+        """
+        return self._prompt(
+            [token for token in prompt.ids if token not in self.placeholders], {}, ()
+        )
 
     def with_pixels(self, prompt: Prompt, view: Callable[[Tensor], Tensor]) -> Prompt:
         """The same prompt with `view` applied to its normalised pixels [..., 3, height, width]."""
@@ -153,7 +178,9 @@ class Adapter(ABC):
         """Tokens that stand for a picture or mark its ends."""
         return frozenset([self.image_token])
 
-    def _prompt(self, ids: list[int], pixels: dict[str, Tensor], images: tuple[Image.Image, ...] | None) -> Prompt:
+    def _prompt(
+        self, ids: list[int], pixels: dict[str, Tensor], images: tuple[Image.Image, ...] | None
+    ) -> Prompt:
         tensor = torch.tensor(ids)
         layout = self._layout(tensor, self.grids(pixels))
         positions, next_position = self.positions(tensor, pixels)
@@ -166,7 +193,9 @@ class Adapter(ABC):
         for shape, count in grids:
             own = places[used : used + count]
             if len(own) != count or own[-1] - own[0] != count - 1:
-                raise Failed(f"A picture needs {count} consecutive image tokens, the prompt has {len(own)}.")
+                raise Failed(
+                    f"A picture needs {count} consecutive image tokens, the prompt has {len(own)}."
+                )
             spans.append(ImageSpan(own[0], own[-1] + 1, shape))
             used += count
         if used != len(places):
@@ -204,8 +233,12 @@ class Adapter(ABC):
         """Runs the vision tower."""
 
     @abstractmethod
-    def map_pixels(self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """The same pictures with `view` applied to each normalised pixel tensor [..., 3, height, width]."""
+    def map_pixels(
+        self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """The same pictures with `view` applied to each normalised pixel tensor [..., 3, height,
+        width].
+        """
 
     @abstractmethod
     def pictures(self, pixels: Mapping[str, Tensor]) -> tuple[Image.Image, ...]:
@@ -222,7 +255,8 @@ class Adapter(ABC):
             found = self.look(on_device)
             if found.tokens.shape[0] != prompt.layout.image_tokens:
                 raise Failed(
-                    f"The vision tower gave {found.tokens.shape[0]} rows for {prompt.layout.image_tokens} image tokens."
+                    f"The vision tower gave {found.tokens.shape[0]} rows"
+                    f" for {prompt.layout.image_tokens} image tokens."
                 )
             self._features[key] = found
             while len(self._features) > FEATURES_KEPT:
@@ -231,8 +265,12 @@ class Adapter(ABC):
         return found
 
     @torch.inference_mode()
-    def read(self, prompts: Sequence[Prompt], steered: Sequence[Steered], cache: RowCache) -> Tensor:
-        """Runs prompts into new rows of the cache, all in one forward; their last rows of scores [n, V] in float32."""
+    def read(
+        self, prompts: Sequence[Prompt], steered: Sequence[Steered], cache: RowCache
+    ) -> Tensor:
+        """Runs prompts into new rows of the cache, all in one forward; their last rows of scores
+        [n, V] in float32.
+        """
         lengths = [len(p.ids) for p in prompts]
         longest = max(lengths)
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
@@ -256,34 +294,58 @@ class Adapter(ABC):
             }
         cache.fill_prompts(len(prompts), longest)
         hidden = self._forward(
-            embeds, _stack([p.positions for p in prompts], longest), None, cache, Steering(steered, lengths, prefill=True), **extra
+            embeds,
+            _stack([p.positions for p in prompts], longest),
+            None,
+            cache,
+            Steering(steered, lengths, prefill=True),
+            **extra,
         )
         last = torch.tensor(lengths, device=self.device) - 1
         return self._scores(hidden[torch.arange(len(prompts), device=self.device), last])
 
     @torch.inference_mode()
     def step(
-        self, tokens: Sequence[int], lengths: Sequence[int], positions: Sequence[int], steered: Sequence[Steered], cache: RowCache
+        self,
+        tokens: Sequence[int],
+        lengths: Sequence[int],
+        positions: Sequence[int],
+        steered: Sequence[Steered],
+        cache: RowCache,
     ) -> Tensor:
-        """One more token on every row of the cache, in one forward; rows of scores [n, V] in float32."""
+        """One more token on every row of the cache, in one forward; rows of scores [n, V] in
+        float32.
+        """
         ids = torch.tensor(tokens, device=self.device)[:, None]
         cache.fill_tokens(list(lengths), self.device)
         seen = [length + 1 for length in lengths]
         mask = None
         if len(set(seen)) > 1:
             keys = torch.arange(max(seen), device=self.device)
-            mask = (keys < torch.tensor(seen, device=self.device)[:, None])[:, None, None]  # [n, 1, 1, K]
+            mask = (keys < torch.tensor(seen, device=self.device)[:, None])[
+                :, None, None
+            ]  # [n, 1, 1, K]
         place = torch.tensor(positions, device=self.device)[:, None]
         place = place if self.position_axes == 1 else place.expand(self.position_axes, -1, -1)
         hidden = self._forward(
-            self.text.get_input_embeddings()(ids), place, mask, cache, Steering(steered, seen, prefill=False)
+            self.text.get_input_embeddings()(ids),
+            place,
+            mask,
+            cache,
+            Steering(steered, seen, prefill=False),
         )
         return self._scores(hidden[:, 0])
 
     position_axes: ClassVar[int] = 1
 
     def _forward(
-        self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: RowCache, steering: Steering, **extra: Any
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: RowCache,
+        steering: Steering,
+        **extra: Any,
     ) -> Tensor:
         out = self.text(
             inputs_embeds=embeds,
@@ -304,7 +366,9 @@ class Adapter(ABC):
 
 def _turn(message: Message) -> dict[str, Any]:
     content = [
-        {"type": "image", "image": part.image} if isinstance(part, Picture) else {"type": "text", "text": part.text}
+        {"type": "image", "image": part.image}
+        if isinstance(part, Picture)
+        else {"type": "text", "text": part.text}
         for part in message.content
     ]
     return {"role": message.role, "content": content}
@@ -312,7 +376,10 @@ def _turn(message: Message) -> dict[str, Any]:
 
 def _check_pixels(prompt: Prompt) -> None:
     if prompt.layout.images and not prompt.pixels:
-        raise Unsupported("The host's generate hides this model's pictures.", hint="Use halu.load(...).ask instead.")
+        raise Unsupported(
+            "The host's generate hides this model's pictures.",
+            hint="Use halu.load(...).ask instead.",
+        )
 
 
 def _how_many(tokens: int, sizes: Sequence[int]) -> int:
@@ -362,4 +429,6 @@ def _reader(layer: int) -> Callable[..., None]:
 
 def unsupported(what: str, families: Sequence[str]) -> Unsupported:
     """The refusal of a model that no adapter knows."""
-    return Unsupported(f"{what} is not supported.", hint=f"Supported architectures: {', '.join(families)}.")
+    return Unsupported(
+        f"{what} is not supported.", hint=f"Supported architectures: {', '.join(families)}."
+    )

@@ -1,8 +1,9 @@
 """The one place that touches transformers' attention registry.
 
-`halu` is an attention implementation like "sdpa": without steering it is sdpa, with a `Steering` passed to the
-forward as the keyword `halu` it hands the layer to that. The mask function is registered under the same name,
-because transformers silently drops the causal mask of an implementation that has none.
+`halu` is an attention implementation like "sdpa": without steering it is sdpa, with a `Steering`
+passed to the forward as the keyword `halu` it hands the layer to that. The mask function is
+registered under the same name, because transformers silently drops the causal mask of an
+implementation that has none.
 """
 
 from typing import Any
@@ -51,9 +52,9 @@ def register() -> None:
 def _stock(
     module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> Tensor:
-    if q.shape[2] > 1 or mask is not None and mask.shape[1] > 1:
+    if q.shape[2] > 1 or (mask is not None and mask.shape[1] > 1):
         return sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0]
-    # One query a row: the heads that share a key head are taken as its queries, so keys are not copied for them.
+    # One query a row: heads that share a key head are taken as its queries, so keys are not copied.
     b, h, _, d = q.shape
     folded = q.reshape(b, k.shape[1], -1, d)
     out = torch.nn.functional.scaled_dot_product_attention(

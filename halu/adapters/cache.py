@@ -1,8 +1,9 @@
-"""Key/value memory for many sequences of different lengths, one row each, no padding before a row's first key.
+"""Key/value memory for many sequences of different lengths, one row each, no padding before a row's
+first key.
 
-Row i holds its keys in slots [0, length_i). Prompts of one forward are padded on the right, where the causal
-order already hides the padding, and the next token overwrites it. That keeps rows independent: any may leave,
-be copied or be cut short while the others go on.
+Row i holds its keys in slots [0, length_i). Prompts of one forward are padded on the right, where
+the causal order already hides the padding, and the next token overwrites it. That keeps rows
+independent: any may leave, be copied or be cut short while the others go on.
 """
 
 import torch
@@ -13,7 +14,9 @@ ROOM = 64
 
 
 class RowCache(Cache):  # type: ignore[misc]
-    """Rows of keys and values for all layers; `target` says which rows and slots the current forward fills."""
+    """Rows of keys and values for all layers; `target` says which rows and slots the current
+    forward fills.
+    """
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[])
@@ -25,7 +28,9 @@ class RowCache(Cache):  # type: ignore[misc]
         self._needed = 0
 
     def fill_prompts(self, count: int, longest: int) -> None:
-        """The next forward carries `count` prompts, at most `longest` tokens, into new rows at the end."""
+        """The next forward carries `count` prompts, at most `longest` tokens, into new rows at the
+        end.
+        """
         self._slots = None
         self._first, self.rows = self.rows, self.rows + count
         self._needed = longest
@@ -35,7 +40,14 @@ class RowCache(Cache):  # type: ignore[misc]
         self._slots = torch.tensor(lengths, device=device)
         self._needed = max(lengths) + 1
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Tensor, Tensor]:
         """Stores the new keys and values and returns all that the forward's queries may see."""
         keys = self._room(self.keys, layer_idx, key_states)
         values = self._room(self.values, layer_idx, value_states)
@@ -57,7 +69,9 @@ class RowCache(Cache):  # type: ignore[misc]
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
                 if tensor is not None:
-                    tensors[layer] = tensor[torch.tensor(sources, dtype=torch.long, device=tensor.device)]
+                    tensors[layer] = tensor[
+                        torch.tensor(sources, dtype=torch.long, device=tensor.device)
+                    ]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Zero: rows have no common length; positions and masks are passed explicitly."""
@@ -79,7 +93,9 @@ class RowCache(Cache):  # type: ignore[misc]
         slots = -(-self._needed // ROOM) * ROOM + ROOM
         rows = max(self.rows, old.shape[0] if old is not None else 0)
         # Zeros, not uninitialised memory: an unused slot is masked, but 0 * NaN would still be NaN.
-        grown = like.new_zeros(rows, like.shape[1], max(slots, old.shape[2] if old is not None else 0), like.shape[3])
+        grown = like.new_zeros(
+            rows, like.shape[1], max(slots, old.shape[2] if old is not None else 0), like.shape[3]
+        )
         if old is not None:
             grown[: old.shape[0], :, : old.shape[2]] = old
         tensors[layer] = grown

@@ -51,48 +51,69 @@ class Llava(Adapter):
     def look(self, pixels: Mapping[str, Tensor]) -> Features:
         """Tower and projector."""
         found = self.model.model.get_image_features(
-            pixels["pixel_values"].to(self.model.dtype), **self._picture_sizes(pixels), return_dict=True
+            pixels["pixel_values"].to(self.model.dtype),
+            **self._picture_sizes(pixels),
+            return_dict=True,
         )
         return Features(torch.cat(list(found.pooler_output)))
 
-    def map_pixels(self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    def map_pixels(
+        self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
         """`view` on [..., 3, height, width]."""
         return {**pixels, "pixel_values": view(pixels["pixel_values"])}
 
     def pictures(self, pixels: Mapping[str, Tensor]) -> tuple[Image.Image, ...]:
         """The square that the tower saw."""
-        return tuple(unnormalised(picture, self.processor.image_processor) for picture in pixels["pixel_values"])
+        return tuple(
+            unnormalised(picture, self.processor.image_processor)
+            for picture in pixels["pixel_values"]
+        )
 
     def _picture_sizes(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
 
 class LlavaNext(Llava):
-    """LLaVA-NeXT: an overview grid, then tiles joined to one larger grid with a line-end token a row."""
+    """LLaVA-NeXT: an overview grid, then tiles joined to one larger grid with a line-end token a
+    row.
+    """
 
     families = ("llava_next",)
     pixel_keys = ("pixel_values", "image_sizes")
 
     def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """Overview and tiles of each picture."""
-        return [self._grid(height, width) for height, width in pixels["image_sizes"].tolist()] if pixels else []
+        return (
+            [self._grid(height, width) for height, width in pixels["image_sizes"].tolist()]
+            if pixels
+            else []
+        )
 
     def entering(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Nothing: tiles of all pictures arrive in one pile, without the pictures' sizes."""
         return {}
 
     def pictures(self, pixels: Mapping[str, Tensor]) -> tuple[Image.Image, ...]:
-        """The overview, which shows the whole picture squeezed to a square, back at its own proportions."""
+        """The overview, which shows the whole picture squeezed to a square, back at its own
+        proportions.
+        """
         found = []
-        for tiles, (height, width) in zip(pixels["pixel_values"], pixels["image_sizes"].tolist(), strict=True):
+        for tiles, (height, width) in zip(
+            pixels["pixel_values"], pixels["image_sizes"].tolist(), strict=True
+        ):
             overview = unnormalised(tiles[0], self.processor.image_processor)
             found.append(overview.resize((width, height), Image.Resampling.BICUBIC))
         return tuple(found)
 
     def _grid(self, height: int, width: int) -> tuple[tuple[Grid, ...], int]:
         side, size = self.side, self.model.config.vision_config.image_size
-        best_height, best_width = select_best_resolution((height, width), self.model.config.image_grid_pinpoints)
-        rows, columns = _unpadded(side * best_height // size, side * best_width // size, height, width)
+        best_height, best_width = select_best_resolution(
+            (height, width), self.model.config.image_grid_pinpoints
+        )
+        rows, columns = _unpadded(
+            side * best_height // size, side * best_width // size, height, width
+        )
         overview = Grid(0, side, side, side)
         tiles = Grid(side**2, rows, columns, columns + 1)
         return (overview, tiles), side**2 + rows * (columns + 1)

@@ -1,4 +1,6 @@
-"""From a name to an adapter: built-in models by name, folders, hub ids. Never runs code from a checkpoint."""
+"""From a name to an adapter: built-in models by name, folders, hub ids. Never runs code from a
+checkpoint.
+"""
 
 import json
 from pathlib import Path
@@ -56,10 +58,14 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
     adapter = adapter_class(config.model_type)
     kind = _dtype(dtype) if dtype else ("auto" if place.type == "cuda" else torch.float32)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=kind, use_safetensors=True)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=kind, use_safetensors=True
+        )
         processor = AutoProcessor.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise BadInput(f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model") from error
+        raise BadInput(
+            f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model"
+        ) from error
     return adapter(name, model.eval().to(place), processor)
 
 
@@ -68,14 +74,20 @@ def _device(device: str | None) -> torch.device:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise Unavailable(f"Device {device!r} is not available here.", hint=_first_line(error)) from error
+        raise Unavailable(
+            f"Device {device!r} is not available here.", hint=_first_line(error)
+        ) from error
     return place
 
 
 def _dtype(name: str) -> torch.dtype:
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
-        raise BadInput(f"Unknown dtype {name!r}.", hint="For example float32, bfloat16, float16.", param="dtype")
+        raise BadInput(
+            f"Unknown dtype {name!r}.",
+            hint="For example float32, bfloat16, float16.",
+            param="dtype",
+        )
     return found
 
 
@@ -95,14 +107,19 @@ def _source(name: str) -> str:
 def _check_folder(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
-        raise BadInput(f"Folder {str(folder)!r} has no config.json.", hint="Give a Hugging Face model folder.")
+        raise BadInput(
+            f"Folder {str(folder)!r} has no config.json.", hint="Give a Hugging Face model folder."
+        )
     try:
         model_type = json.loads(config.read_text()).get("model_type", "")
     except (ValueError, AttributeError):
         raise BadInput(f"{config} is not valid JSON.") from None
     adapter_class(model_type)
     if not any(folder.glob("*.safetensors")):
-        raise BadInput(f"Folder {str(folder)!r} has no weights (*.safetensors).", hint="Other formats are never loaded.")
+        raise BadInput(
+            f"Folder {str(folder)!r} has no weights (*.safetensors).",
+            hint="Other formats are never loaded.",
+        )
 
 
 def _unreadable(name: str, source: str) -> Exception:

@@ -1,6 +1,8 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures at their own proportions, merged patches, M-RoPE positions.
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures at their own proportions, merged patches, M-RoPE
+positions.
 
-Positions are computed for each prompt and passed in, so the model's own `rope_deltas` is never read or written.
+Positions are computed for each prompt and passed in, so the model's own `rope_deltas` is never read
+or written.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +28,9 @@ class QwenVL(Adapter):
     def placeholders(self) -> frozenset[int]:
         """The picture's tokens and the two markers around them."""
         config = self.model.config
-        return frozenset([self.image_token, config.vision_start_token_id, config.vision_end_token_id])
+        return frozenset(
+            [self.image_token, config.vision_start_token_id, config.vision_end_token_id]
+        )
 
     def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """The processor's patch grid divided by the merge size."""
@@ -73,10 +77,16 @@ class QwenVL(Adapter):
             pixels["pixel_values"].to(self.model.dtype), pixels["image_grid_thw"], return_dict=True
         )
         deep = getattr(found, "deepstack_features", None) or ()
-        return Features(torch.cat(list(found.pooler_output)), tuple(torch.cat(list(part)) for part in deep))
+        return Features(
+            torch.cat(list(found.pooler_output)), tuple(torch.cat(list(part)) for part in deep)
+        )
 
-    def map_pixels(self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """`view` on each patch [N, 3, patch, patch]; a still picture is two equal frames, and stays so."""
+    def map_pixels(
+        self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """`view` on each patch [N, 3, patch, patch]; a still picture is two equal frames, and stays
+        so.
+        """
         patches = self._patches(pixels)
         seen = view(patches[:, :, 0])
         frames = seen.unsqueeze(2).expand_as(patches)
@@ -89,13 +99,17 @@ class QwenVL(Adapter):
         for _, height, width in pixels["image_grid_thw"].tolist():
             own = patches[used : used + height * width]
             used += height * width
-            # Processor order: merged cell row, cell column, then the cell's own rows and columns of patches.
+            # Processor order: row and column of the merged cell, then those of the patch in it.
             own = own.reshape(height // merge, width // merge, merge, merge, *own.shape[1:])
-            picture = own.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, height * own.shape[-2], width * own.shape[-1])
+            picture = own.permute(4, 0, 2, 5, 1, 3, 6).reshape(
+                3, height * own.shape[-2], width * own.shape[-1]
+            )
             found.append(unnormalised(picture, self.processor.image_processor))
         return tuple(found)
 
     def _patches(self, pixels: Mapping[str, Tensor]) -> Tensor:
         """Flat patches as [N, 3, frames, patch, patch]."""
         vision = self.model.config.vision_config
-        return pixels["pixel_values"].reshape(-1, 3, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
+        return pixels["pixel_values"].reshape(
+            -1, 3, vision.temporal_patch_size, vision.patch_size, vision.patch_size
+        )

@@ -1,8 +1,9 @@
 """Attention by key group: the one primitive on which every attention policy stands.
 
-`grouped_attention` reads K and V once and returns, per query and head, the softmax mass of each key group and
-the partial output of each group. Plain attention is the sum of the partial outputs; a policy is an epilogue
-that weighs them by functions of the masses (design: VAR, PAI, VAF, ZeroTuning, AD-HH, ACT are all of that form).
+`grouped_attention` reads K and V once and returns, per query and head, the softmax mass of each key
+group and the partial output of each group. Plain attention is the sum of the partial outputs; a
+policy is an epilogue that weighs them by functions of the masses (design: VAR, PAI, VAF,
+ZeroTuning, AD-HH, ACT are all of that form).
 
 Letters: B batch, H query heads, G key groups, Q queries, K keys, D head width.
 """
@@ -18,7 +19,8 @@ from halu.errors import BadInput, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class ScoreMap:
-    """A piecewise-linear change of the scaled score x = q.k/sqrt(D), before the mask, chosen by the key's group.
+    """A piecewise-linear change of the scaled score x = q.k/sqrt(D), before the mask, chosen by the
+    key's group.
 
     phi_g(x) = up_g max(x, 0) + down_g min(x, 0) + bias_g; the identity is (1, 1, 0). x + a|x| is
     (1 + a, 1 - a, 0). Tensors [G], [H, G] or [B, H, G].
@@ -31,7 +33,8 @@ class ScoreMap:
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """Masses A [B, H, Q, G] (they sum to 1), partial outputs O [B, H, Q, G, D] (not divided by A), lse [B, H, Q].
+    """Masses A [B, H, Q, G] (they sum to 1), partial outputs O [B, H, Q, G, D] (not divided by A),
+    lse [B, H, Q].
 
     All in float32. An empty group has mass 0 and output 0; a query that sees no key has masses 0.
     """
@@ -78,14 +81,18 @@ def grouped_attention(
 
 
 def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:
-    """Sum of the partial outputs [B, H, Q, D], each times its weight [B, H, Q, G]; without weights plain attention."""
+    """Sum of the partial outputs [B, H, Q, D], each times its weight [B, H, Q, G]; without weights
+    plain attention.
+    """
     if weights is None:
         return grouped.out.sum(-2)
     return (grouped.out * weights.unsqueeze(-1)).sum(-2)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, labels: Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, labels {tuple(labels.shape)}"
+    shapes = (
+        f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, labels {tuple(labels.shape)}"
+    )
     fits = (
         q.dim() == k.dim() == v.dim() == 4
         and k.shape == v.shape

@@ -1,7 +1,9 @@
-"""What a strategy may ask of attention: labels for keys, a score map, weights for groups, a factor for heads.
+"""What a strategy may ask of attention: labels for keys, a score map, weights for groups, a factor
+for heads.
 
-A policy belongs to one branch of one request and may keep what it learnt from the prompt (VAR's sinks, VHR's
-heads). It knows nothing of batches, caches or models; `halu.attention.steering` calls it, layer by layer.
+A policy belongs to one branch of one request and may keep what it learnt from the prompt (VAR's
+sinks, VHR's heads). It knows nothing of batches, caches or models; `halu.attention.steering` calls
+it, layer by layer.
 """
 
 from collections.abc import Sequence
@@ -32,7 +34,9 @@ class AttentionPolicy:
     reads_hidden: bool = False
 
     def read(self, layer: int, hidden: Tensor) -> None:
-        """Sees the prompt's residual stream [T, D] as it enters a layer, once, before that layer's attention."""
+        """Sees the prompt's residual stream [T, D] as it enters a layer, once, before that layer's
+        attention.
+        """
 
     def labels(self, layer: int) -> Tensor | None:
         """Group of each prompt key [T], or none if groups play no role in this layer."""
@@ -43,7 +47,9 @@ class AttentionPolicy:
         return None
 
     def weights(self, layer: int, mass: Tensor) -> Tensor | None:
-        """Factor of each group's output [H, Q, G] as a function of the masses [H, Q, G]; none means 1."""
+        """Factor of each group's output [H, Q, G] as a function of the masses [H, Q, G]; none means
+        1.
+        """
         return None
 
     def head_scale(self, layer: int, last: Tensor | None) -> Tensor | None:
@@ -51,15 +57,18 @@ class AttentionPolicy:
 
         Args:
             layer: which layer.
-            last: in the prompt's forward the head outputs [H, D] of the last row; none in later steps.
+            last: in the prompt's forward the head outputs [H, D] of the last row; none in later
+                steps.
         """
         return None
 
 
 class Stacked(AttentionPolicy):
-    """Several group policies at once: each sees its own groups of the same masses, and their weights multiply.
+    """Several group policies at once: each sees its own groups of the same masses, and their
+    weights multiply.
 
-    Labels are the product of the parts' labels. The parts act on the same rows, since one pass serves all.
+    Labels are the product of the parts' labels. The parts act on the same rows, since one pass
+    serves all.
     """
 
     def __init__(self, parts: Sequence[AttentionPolicy]) -> None:
@@ -72,7 +81,9 @@ class Stacked(AttentionPolicy):
             self.generated = self.generated * part.groups + part.generated
 
     def labels(self, layer: int) -> Tensor | None:
-        """Mixed-radix product of the parts' labels [T]; a part that is silent in this layer counts as label 0."""
+        """Mixed-radix product of the parts' labels [T]; a part that is silent in this layer counts
+        as label 0.
+        """
         known = [part.labels(layer) for part in self.parts]
         some = next((table for table in known if table is not None), None)
         if some is None:
@@ -87,11 +98,15 @@ class Stacked(AttentionPolicy):
         for index, part in enumerate(self.parts):
             found = part.score_map(layer) if part.labels(layer) is not None else None
             if found is not None:
-                return ScoreMap(*(self._spread(t, index) for t in (found.up, found.down, found.bias)))
+                return ScoreMap(
+                    *(self._spread(t, index) for t in (found.up, found.down, found.bias))
+                )
         return None
 
     def weights(self, layer: int, mass: Tensor) -> Tensor | None:
-        """Product of the parts' weights, each computed from the masses summed over the other parts' groups."""
+        """Product of the parts' weights, each computed from the masses summed over the other parts'
+        groups.
+        """
         total: Tensor | None = None
         joint = mass.reshape(*mass.shape[:2], *(part.groups for part in self.parts))
         for index, part in enumerate(self.parts):

@@ -12,20 +12,24 @@ BLOCK = 128
 
 
 def scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Scaled dot products [B, H, Q, K] in float32; grouped-query heads share keys without copying them."""
+    """Scaled dot products [B, H, Q, K] in float32; grouped-query heads share keys without copying
+    them.
+    """
     b, h, n, d = q.shape
     shared = q.float().reshape(b, k.shape[1], -1, d)  # [B, Hkv, (H/Hkv) Q, D]
     return (shared @ k.float().transpose(-1, -2)).reshape(b, h, n, -1) * scale
 
 
 def mapped(x: Tensor, labels: Tensor, maps: Maps) -> Tensor:
-    """The score map applied: up_g max(x, 0) + down_g min(x, 0) + bias_g for the group g of each key."""
+    """The score map applied: up_g max(x, 0) + down_g min(x, 0) + bias_g for the group g of each
+    key.
+    """
     up, down, bias = (_per_key(table, labels, x) for table in maps)  # [B, H, 1, K]
     return up * x.clamp(min=0) + down * x.clamp(max=0) + bias
 
 
 def softmax(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Probabilities [B, H, Q, K] and log-sum-exp [B, H, Q]; a query that sees nothing gets zeros."""
+    """Probabilities [B, H, Q, K] and log-sum-exp [B, H, Q]; a query that sees nothing: zeros."""
     if mask is not None:
         x = x.masked_fill(~mask, float("-inf"))
     lse = torch.logsumexp(x, -1)
@@ -58,7 +62,9 @@ def grouped_reference(
 
 def _by_group(p: Tensor, v: Tensor, labels: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     b, h, n, keys = p.shape
-    member = labels.unsqueeze(-2) == torch.arange(groups, device=p.device).unsqueeze(-1)  # [B, (H,) G, K]
+    member = labels.unsqueeze(-2) == torch.arange(groups, device=p.device).unsqueeze(
+        -1
+    )  # [B, (H,) G, K]
     if member.dim() == 3:
         member = member.unsqueeze(1)
     split = p.unsqueeze(3) * member.unsqueeze(2)  # [B, H, Q, G, K]

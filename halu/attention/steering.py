@@ -1,7 +1,8 @@
 """One forward's steering: which row of the batch runs under which policies, applied layer by layer.
 
-Built anew for each forward and passed down to the attention function as an argument, so nothing is stored on
-the model and two requests cannot meet. Rows without a policy keep the host's own attention.
+Built anew for each forward and passed down to the attention function as an argument, so nothing is
+stored on the model and two requests cannot meet. Rows without a policy keep the host's own
+attention.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ Plain = Callable[[Tensor], Tensor]
 
 @dataclass(slots=True)
 class Steered:
-    """One branch's steering for as long as it lives: its policies, its prompt, and what is recorded of it."""
+    """One branch's steering for as long as it lives: its policies, its prompt, and what is recorded
+    of it.
+    """
 
     layout: Layout
     policies: tuple[AttentionPolicy, ...] = ()
@@ -40,14 +43,18 @@ class Steered:
         return bool(self.policies) or self.trace is not None
 
     def labels(self, layer: int, keys: int, device: torch.device) -> Tensor | None:
-        """Group of each key [keys]: the prompt's labels, then the generated tokens' label; none: silent."""
+        """Group of each key [keys]: the prompt's labels, then the generated tokens' label; none:
+        silent.
+        """
         if self.grouping is None:
             return None
         table = self._tables.get(layer)
         if layer not in self._tables or (table is not None and table.shape[0] < keys):
             prompt = self.grouping.labels(layer)
             if prompt is not None:
-                table = torch.full((keys + 256,), self.grouping.generated, dtype=torch.int64, device=device)
+                table = torch.full(
+                    (keys + 256,), self.grouping.generated, dtype=torch.int64, device=device
+                )
                 table[: self.layout.length] = prompt.to(device)
             self._tables[layer] = table
         return None if table is None else table[:keys]
@@ -60,11 +67,17 @@ class Steering:
         rows: the steering of each row of the batch.
         lengths: keys that each row sees after this forward, padding not counted.
         pads: padding slots before each row's first key (left padding).
-        prefill: whether this forward carries prompts (any number of queries) or one new token a row.
+        prefill: whether this forward carries prompts (any number of queries) or one new token a
+            row.
     """
 
     def __init__(
-        self, rows: Sequence[Steered], lengths: Sequence[int], *, prefill: bool, pads: Sequence[int] | None = None
+        self,
+        rows: Sequence[Steered],
+        lengths: Sequence[int],
+        *,
+        prefill: bool,
+        pads: Sequence[int] | None = None,
     ) -> None:
         self.rows = rows
         self.lengths = lengths
@@ -80,7 +93,9 @@ class Steering:
                 if policy.reads_hidden:
                     policy.read(layer, hidden[index, self._span(index)])
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain) -> Tensor:
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
+    ) -> Tensor:
         """Head outputs [B, H, Q, D] of one layer.
 
         Args:
@@ -91,18 +106,26 @@ class Steering:
             scale: factor on q.k.
             plain: the host's own attention.
         """
-        return self._prompts(layer, q, k, v, scale, plain) if self.prefill else self._tokens(layer, q, k, v, scale, plain)
+        return (
+            self._prompts(layer, q, k, v, scale, plain)
+            if self.prefill
+            else self._tokens(layer, q, k, v, scale, plain)
+        )
 
     def _span(self, index: int) -> slice:
         return slice(self.pads[index], self.pads[index] + self.lengths[index])
 
-    def _prompts(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain) -> Tensor:
+    def _prompts(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
+    ) -> Tensor:
         out = plain(torch.arange(len(self.rows), device=q.device))
         for index, row in enumerate(self.rows):
             if row.active:
                 span, one = self._span(index), slice(index, index + 1)
                 mine = out[one, :, span]
-                out[one, :, span] = self._prompt(layer, row, q[one, :, span], k[one, :, span], v[one, :, span], scale, mine)
+                out[one, :, span] = self._prompt(
+                    layer, row, q[one, :, span], k[one, :, span], v[one, :, span], scale, mine
+                )
         return out
 
     def _prompt(
@@ -127,9 +150,14 @@ class Steering:
             _look(layer, row, q[:, :, -1:], k, labels, scale)
         return out
 
-    def _tokens(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain) -> Tensor:
+    def _tokens(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
+    ) -> Tensor:
         keys = k.shape[2]
-        tables = [row.labels(layer, keys - pad, k.device) for row, pad in zip(self.rows, self.pads, strict=True)]
+        tables = [
+            row.labels(layer, keys - pad, k.device)
+            for row, pad in zip(self.rows, self.pads, strict=True)
+        ]
         mixed = [index for index, table in enumerate(tables) if table is not None]
         rest = [index for index, table in enumerate(tables) if table is None]
         out = torch.empty_like(q)
@@ -141,7 +169,9 @@ class Steering:
             labels = torch.stack([_padded(tables[i], keys) for i in mixed])
             every = len(mixed) == len(self.rows)
             pick = slice(None) if every else torch.tensor(mixed, device=q.device)
-            out[pick] = _mixed(layer, rows, q[pick], k[pick], v[pick], labels, scale, self._mask(mixed, k)).to(q.dtype)
+            out[pick] = _mixed(
+                layer, rows, q[pick], k[pick], v[pick], labels, scale, self._mask(mixed, k)
+            ).to(q.dtype)
         for index, row in enumerate(self.rows):
             for policy in row.policies:
                 factor = policy.head_scale(layer, None)
@@ -159,12 +189,16 @@ class Steering:
         position = torch.arange(keys, device=k.device)
         start = torch.tensor([self.pads[i] for i in rows], device=k.device)
         stop = start + torch.tensor([self.lengths[i] for i in rows], device=k.device)
-        return ((position >= start[:, None]) & (position < stop[:, None]))[:, None, None]  # [B, 1, 1, K]
+        return ((position >= start[:, None]) & (position < stop[:, None]))[
+            :, None, None
+        ]  # [B, 1, 1, K]
 
 
 def _first_row(policy: AttentionPolicy, layout: Layout) -> int:
     after = max((span.stop for span in layout.images), default=0)
-    return {"all": 0, "after_image": after, "last": layout.length - 1, "decode": layout.length}[policy.rows]
+    return {"all": 0, "after_image": after, "last": layout.length - 1, "decode": layout.length}[
+        policy.rows
+    ]
 
 
 def _padded(table: Tensor | None, keys: int) -> Tensor:
@@ -174,7 +208,14 @@ def _padded(table: Tensor | None, keys: int) -> Tensor:
 
 
 def _mixed(
-    layer: int, rows: Sequence[Steered], q: Tensor, k: Tensor, v: Tensor, labels: Tensor, scale: float, mask: Tensor | None
+    layer: int,
+    rows: Sequence[Steered],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    scale: float,
+    mask: Tensor | None,
 ) -> Tensor:
     groups = max(row.grouping.groups for row in rows if row.grouping is not None)
     maps = _stacked_maps(layer, rows, groups, q)
@@ -212,7 +253,9 @@ def _stacked_maps(layer: int, rows: Sequence[Steered], groups: int, q: Tensor) -
     return ScoreMap(table(0), table(1), table(2))
 
 
-def _look(layer: int, row: Steered, q: Tensor, k: Tensor, labels: Tensor | None, scale: float) -> None:
+def _look(
+    layer: int, row: Steered, q: Tensor, k: Tensor, labels: Tensor | None, scale: float
+) -> None:
     """Records where one query row looked, as its policy left it."""
     assert row.trace is not None
     x = scores(q, k, scale)

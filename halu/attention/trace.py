@@ -1,4 +1,4 @@
-"""Where each token looked: attention by key group and by picture token, mean of layers and heads."""
+"""Where each token looked: attention by key group and picture token, mean of layers and heads."""
 
 import numpy as np
 import numpy.typing as npt
@@ -46,5 +46,7 @@ class Trace:
         for index, span in enumerate(self.layout.images):
             grid = span.heat(row[span.start : span.stop])
             values = tuple(float(f"{value:.4g}") for value in grid.ravel())
-            heats.append(Heat(image=index, rows=grid.shape[0], columns=grid.shape[1], values=values))
+            heats.append(
+                Heat(image=index, rows=grid.shape[0], columns=grid.shape[1], values=values)
+            )
         return tuple(heats)

@@ -1,1 +1,3 @@
-"""What a strategy's or adapter's tests need, for third parties too: random models of every family, built offline."""
+"""What a strategy's or adapter's tests need, for third parties too: random models of every family,
+built offline.
+"""

@@ -1,6 +1,8 @@
-"""Randomly initialised models of every supported family, with real processors and a small tokenizer, no download.
+"""Randomly initialised models of every supported family, with real processors and a small
+tokenizer, no download.
 
-The default sizes run in milliseconds; larger ones serve benchmarks, since speed does not depend on the weights.
+The default sizes run in milliseconds; larger ones serve benchmarks, since speed does not depend on
+the weights.
 """
 
 import tempfile
@@ -11,14 +13,12 @@ from typing import Any
 
 import torch
 
-from halu.adapters import Adapter  # before transformers: makes torchvision importable beside a CPU torch
+from halu.adapters import Adapter
+from halu.adapters import transformers as tf
 from halu.adapters.loading import adapter_class
-
-import transformers as tf  # isort: skip
-
 from halu.training import tokens
 
-WORDS = "Is there a dog in the image? Please describe this image. yes no USER: ASSISTANT: red cat two the of"
+WORDS = "Is there a dog in the image? Please describe it. yes no USER: ASSISTANT: red cat two of"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,9 @@ def random_adapter(family: str, size: Size | None = None, seed: int = 0) -> Adap
     """An adapter on a random model of a family (transformers' model type)."""
     torch.manual_seed(seed)
     model, processor = _BUILDERS[family](size or Size())
-    with torch.no_grad():  # small random weights leave attention flat; sharpen it so that tests can see it
+    with (
+        torch.no_grad()
+    ):  # small random weights leave attention flat; sharpen it so that tests can see it
         for name, weight in model.named_parameters():
             if "q_proj" in name or "k_proj" in name or "qkv" in name:
                 weight.mul_(4)
@@ -79,8 +81,16 @@ def _llava_parts(size: Size) -> tuple[dict[str, Any], Any, dict[str, Any]]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    shared = {"vision_config": vision, "text_config": text, "image_token_index": tokenizer.image_token_id}
-    kwargs = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    shared = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": tokenizer.image_token_id,
+    }
+    kwargs = {
+        "patch_size": 14,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
     return shared, tokenizer, {**kwargs, "chat_template": tokens.LLAVA_TEMPLATE}
 
 
@@ -99,22 +109,38 @@ def _llava_next(size: Size) -> tuple[Any, Any]:
     shared, tokenizer, kwargs = _llava_parts(size)
     side = size.side
     pinpoints = [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
-    model = tf.LlavaNextForConditionalGeneration(tf.LlavaNextConfig(**shared, image_grid_pinpoints=pinpoints))
+    model = tf.LlavaNextForConditionalGeneration(
+        tf.LlavaNextConfig(**shared, image_grid_pinpoints=pinpoints)
+    )
     images = tf.LlavaNextImageProcessorPil(**_square(side), image_grid_pinpoints=pinpoints)
     return model, tf.LlavaNextProcessor(image_processor=images, tokenizer=tokenizer, **kwargs)
 
 
 def _qwen(
-    size: Size, config: Callable[..., Any], model: Callable[..., Any], processor: Callable[..., Any], vision: dict[str, Any]
+    size: Size,
+    config: Callable[..., Any],
+    model: Callable[..., Any],
+    processor: Callable[..., Any],
+    vision: dict[str, Any],
 ) -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = tokens.qwen_tokenizer(_bpe(size), Path(folder))
-    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
-    ids |= {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>") for name in ("image", "video")}
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("vision_start", "vision_end")
+    }
+    ids |= {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}_pad|>")
+        for name in ("image", "video")
+    }
     half = size.hidden // size.heads // 2
     section = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
     text = _text(size) | {
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": section,
+        },
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -137,7 +163,9 @@ def _qwen2(size: Size) -> tuple[Any, Any]:
         "mlp_ratio": 2,
         "patch_size": 14,
     }
-    return _qwen(size, tf.Qwen2VLConfig, tf.Qwen2VLForConditionalGeneration, tf.Qwen2VLProcessor, vision)
+    return _qwen(
+        size, tf.Qwen2VLConfig, tf.Qwen2VLForConditionalGeneration, tf.Qwen2VLProcessor, vision
+    )
 
 
 def _qwen25(size: Size) -> tuple[Any, Any]:
@@ -151,7 +179,13 @@ def _qwen25(size: Size) -> tuple[Any, Any]:
         "window_size": 56,
         "fullatt_block_indexes": [1],
     }
-    return _qwen(size, tf.Qwen2_5_VLConfig, tf.Qwen2_5_VLForConditionalGeneration, tf.Qwen2_5_VLProcessor, vision)
+    return _qwen(
+        size,
+        tf.Qwen2_5_VLConfig,
+        tf.Qwen2_5_VLForConditionalGeneration,
+        tf.Qwen2_5_VLProcessor,
+        vision,
+    )
 
 
 def _qwen3(size: Size) -> tuple[Any, Any]:
@@ -165,7 +199,9 @@ def _qwen3(size: Size) -> tuple[Any, Any]:
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 1],
     }
-    return _qwen(size, tf.Qwen3VLConfig, tf.Qwen3VLForConditionalGeneration, tf.Qwen3VLProcessor, vision)
+    return _qwen(
+        size, tf.Qwen3VLConfig, tf.Qwen3VLForConditionalGeneration, tf.Qwen3VLProcessor, vision
+    )
 
 
 _BUILDERS: dict[str, Callable[[Size], tuple[Any, Any]]] = {

@@ -59,7 +59,7 @@ def train(
     run: settings.Run, curve: Curve,
 ) -> None:  # fmt: skip
     """`run.steps` updates; the curve gets the loss, the share of right answers, and held-out yes/no accuracy."""
-    optimizer = Both(speaker.modules.values(), lr=lesson.lr)
+    optimizer = Both(speaker.modules, lr=lesson.lr)
     path = run.work / f"{speaker.name}-language.pt"
     done = checkpoint.resume(path, speaker.modules, optimizer)
     for step, index in enumerate(batches(len(features), run.batch, run.steps, run.seed + 1)):

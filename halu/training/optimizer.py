@@ -3,7 +3,7 @@
 Written out because `torch.optim.Muon` orthogonalises in bfloat16, which a processor without bfloat16 units emulates slowly.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,8 @@ class Muon(torch.optim.Optimizer):
 class Both:
     """The two optimizers of a model behind one handle."""
 
-    def __init__(self, modules: Iterable[nn.Module], lr: float) -> None:
-        named = {p: name for m in modules for name, p in m.named_parameters() if p.requires_grad}
+    def __init__(self, modules: Mapping[str, nn.Module], lr: float) -> None:
+        named = {p: f"{key}.{name}" for key, m in modules.items() for name, p in m.named_parameters() if p.requires_grad}
         matrices = [p for p, name in named.items() if p.ndim == 2 and not _is_table(name)]
         rest = [p for p in named if all(p is not m for m in matrices)]
         self.lr = lr

@@ -43,9 +43,9 @@ def train(job: TowerJob, corpus: Corpus, look: Corpus, run: settings.Run, curve:
     torch.manual_seed(run.seed)
     namer = naming.Namer(job.width).to(run.device)
     job.module.to(run.device).train()
-    optimizer = Both([job.module, namer], lr=2e-3)
-    path = run.work / f"{job.name}-tower.pt"
     parts = {"tower": job.module, "namer": namer}
+    optimizer = Both(parts, lr=2e-3)
+    path = run.work / f"{job.name}-tower.pt"
     done = checkpoint.resume(path, parts, optimizer)
     patches = torch.compile(job.patches) if run.compiled else job.patches
     for step, index in enumerate(batches(len(corpus), run.batch, run.tower_steps, run.seed)):

@@ -42,7 +42,7 @@ def train(
     run: settings.Run, curve: Curve, steps: int = 250,
 ) -> None:  # fmt: skip
     """Move `module` (and nothing else) until `bridge(features)` points at the words' embeddings, and has their length."""
-    optimizer = Both([module], lr=3e-3)
+    optimizer = Both({"bridge": module}, lr=3e-3)
     rng = np.random.default_rng(run.seed)
     length = vectors.norm(dim=-1).mean()
     unit = F.normalize(vectors, dim=-1)

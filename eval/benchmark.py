@@ -1,8 +1,8 @@
 """What a benchmark is: it lists samples, scores one answer, and turns counts into metrics.
 
-It does not know which model or strategy answers, nor how answers are stored. A metric is a function of
-counts that add up over the images of a resample, so every interval and every comparison can be computed
-again from the counts kept in `rows.jsonl`, and the image is the unit that is resampled.
+It does not know which model or strategy answers, nor how answers are stored. A metric is a function
+of counts that add up over the images of a resample, so every interval and every comparison can be
+computed again from the counts kept in `rows.jsonl`, and the image is the unit that is resampled.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,6 +151,7 @@ def summed(names: Sequence[str], counts: Iterable[Mapping[str, int]]) -> list[fl
 
 
 def ratio(top: NDArray[np.float64], bottom: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide; NaN, "undefined", where the denominator is zero (the official scripts crash there)."""
-    undefined = np.full(np.broadcast(top, bottom).shape, np.nan)
-    return np.divide(top, bottom, out=undefined, where=np.asarray(bottom) != 0)
+    """Divide; NaN, "undefined", where the denominator is zero (official scripts crash there)."""
+    result: NDArray[np.float64] = np.full(np.broadcast(top, bottom).shape, np.nan)
+    np.divide(top, bottom, out=result, where=np.asarray(bottom) != 0)
+    return result

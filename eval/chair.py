@@ -1,10 +1,10 @@
 """CHAIR: which objects of a caption are not in the picture.
 
-Rohrbach et al., EMNLP 2018, arXiv:1809.02156. CHAIR_i = hallucinated mentions / mentions and CHAIR_s =
-captions with a hallucinated mention / captions, both over the whole set; recall = distinct true objects
-named / true objects; length = mean pieces of a caption. Shorter captions lower CHAIR by themselves, so
-recall and length are always shown beside it. The figures depend on the rules that read the captions, whose
-name goes with every score.
+Rohrbach et al., EMNLP 2018, arXiv:1809.02156. CHAIR_i = hallucinated mentions / mentions and
+CHAIR_s = captions with a hallucinated mention / captions, both over the whole set; recall =
+distinct true objects named / true objects; length = mean pieces of a caption. Shorter captions
+lower CHAIR by themselves, so recall and length are always shown beside it. The figures depend on
+the rules that read the captions, whose name goes with every score.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -15,8 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from halu.errors import BadInput
 from halu.eval import world
-from halu.eval.benchmark import Counts, Mark, Metric, Sample, Score, benchmarks, chosen, ratio, summed
+from halu.eval.benchmark import (
+    Counts,
+    Mark,
+    Metric,
+    Sample,
+    Score,
+    benchmarks,
+    chosen,
+    ratio,
+    summed,
+)
 from halu.eval.lexicon import words_rules
 from halu.eval.objects import Rules, read_caption
 
@@ -69,8 +80,11 @@ def score_captions(
     """Score the captions of a file, by image id.
 
     Raises:
-        KeyError: for an image without truth. (The original takes it for an empty picture.)
+        BadInput: for an image without truth; the original takes it for an empty picture, in which
+            every object is a hallucination.
     """
+    if unknown := [image for image in captions if image not in truth]:
+        raise BadInput(f"{len(unknown)} images have no annotations, such as {unknown[0]}.")
     return {image: score_caption(text, truth[image], rules) for image, text in captions.items()}
 
 

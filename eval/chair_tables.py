@@ -1,7 +1,9 @@
-"""The `chair-nltk` rules of OPERA, less-is-more, lmms-eval: tagged words, WordNet lemmas, COCO synonyms.
+"""The `chair-nltk` rules of OPERA, less-is-more, lmms-eval: tagged words, WordNet lemmas, COCO
+synonyms.
 
-The word tables and tagger weights belong to others and are not shipped: they are read from a folder. The
-lemma table stands in for WordNet; a word that is not in it cannot touch the vocabulary and stays as it is.
+The word tables and tagger weights belong to others and are not shipped: they are read from a
+folder. The lemma table stands in for WordNet; a word that is not in it cannot touch the vocabulary
+and stays as it is.
 
     synonyms.txt                 the 80 categories and their synonyms, one row each
     double_words.json            pairs of words that read as one
@@ -56,8 +58,8 @@ def nltk_rules(folder: Path) -> Rules:
 def read_synonyms(path: Path) -> dict[str, str]:
     """Map every synonym to its row's first entry.
 
-    Entries are split at comma and blank and not stripped: two begin with a blank and so never match, as
-    in the original.
+    Entries are split at comma and blank and not stripped: two begin with a blank and so never
+    match, as in the original.
     """
     rows = (row.strip().split(", ") for row in path.read_text("utf-8").splitlines())
     return {word: row[0] for row in rows for word in row}

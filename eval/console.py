@@ -15,9 +15,7 @@ _COLOURS = {"better": "green", "worse": "red", "no difference": "dim"}
 def tables(summary: Summary) -> list[Table]:
     """Lay out every benchmark and split; intervals and differences stand under the figures."""
     order = dict.fromkeys((result.benchmark, result.split) for result in summary.results)
-    return [
-        _table([r for r in summary.results if (r.benchmark, r.split) == key]) for key in order
-    ]
+    return [_table([r for r in summary.results if (r.benchmark, r.split) == key]) for key in order]
 
 
 def _table(results: list[Result]) -> Table:

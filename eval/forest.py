@@ -1,4 +1,5 @@
-"""A forest plot as SVG geometry: each strategy's difference from greedy with its interval, and zero.
+"""A forest plot as SVG geometry: each strategy's difference from greedy with its interval, and
+zero.
 
 Only numbers; `report.html` draws them.
 """
@@ -73,7 +74,9 @@ def forest(results: Sequence[Result], metrics: Sequence[Metric]) -> Forest | Non
         y += LINE + (GAP if first and bars else 0)
         x, low, high = (middle + scale * value for value in (delta.delta, *delta.ci))
         bars.append(Bar(metric.name, label, y, x, low, high, delta.verdict))
-    return Forest(left + PLOT + MARGIN, y + LINE + 16, middle, tuple(bars), _ticks(reach, middle, scale))
+    return Forest(
+        left + PLOT + MARGIN, y + LINE + 16, middle, tuple(bars), _ticks(reach, middle, scale)
+    )
 
 
 def _ticks(reach: float, middle: float, scale: float) -> tuple[Tick, ...]:

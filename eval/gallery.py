@@ -1,6 +1,7 @@
 """Samples on which a strategy changed the answer, for the better and for the worse, with pictures.
 
-Chosen by a rule and not by taste: strategies, and better and worse, take turns, in the samples' order.
+Chosen by a rule and not by taste: strategies, and better and worse, take turns, in the samples'
+order.
 """
 
 import base64
@@ -127,7 +128,7 @@ def _spans(row: Row) -> Iterator[Span]:
 
 
 def _picture(benchmark: Benchmark, image: str | None, data: Path | None) -> str | None:
-    """A small JPEG as a data URI; None where the picture is gone (a moved data folder)."""
+    """Shrink to a JPEG as a data URI; None where the picture is gone (a moved data folder)."""
     if image is None:
         return None
     try:

@@ -1,8 +1,10 @@
-"""The rules `chair-words`, which ship with halu: COCO's 80 names, everyday synonyms, plurals by table.
+"""The rules `chair-words`, which ship with halu: COCO's 80 names, everyday synonyms, plurals by
+table.
 
-CHAIR's own synonym table, WordNet and tagger weights are not ours to ship (`chair_tables` reads them from a
-folder). Captions of the built-in world use COCO's names, so a small list of our own reads them exactly. It
-knows no parts of speech: every word is taken for a noun. Do not compare its figures with published ones.
+CHAIR's own synonym table, WordNet and tagger weights are not ours to ship (`chair_tables` reads
+them from a folder). Captions of the built-in world use COCO's names, so a small list of our own
+reads them exactly. It knows no parts of speech: every word is taken for a noun. Do not compare its
+figures with published ones.
 """
 
 import json
@@ -20,7 +22,7 @@ _PIECE = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[^\w\s-]")
 @lru_cache(maxsize=1)
 def words_rules() -> Rules:
     """Load the shipped rules."""
-    table = json.loads(files("halu.eval").joinpath("data", "objects.json").read_text("utf-8"))
+    table = json.loads(files("halu.eval").joinpath("data/objects.json").read_text("utf-8"))
     rows: dict[str, list[str]] = table["names"]
     names = {word: name for name, synonyms in rows.items() for word in (name, *synonyms)}
     pairs = {word: word for word in names if " " in word}

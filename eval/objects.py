@@ -1,8 +1,10 @@
-"""CHAIR's reading of a caption: the mentions of COCO objects, in order, with their places in the text.
+"""CHAIR's reading of a caption: the mentions of COCO objects, in order, with their places in the
+text.
 
 Rohrbach et al., EMNLP 2018, arXiv:1809.02156. The steps after reducing words are the same in every
-published version; how a word is reduced and which words count is what `Rules` names. The quirks are part
-of the metric and are kept. Ours: every mention carries character offsets, so that a report can mark it.
+published version; how a word is reduced and which words count is what `Rules` names. The quirks are
+part of the metric and are kept. Ours: every mention carries character offsets, so that a report can
+mark it.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +22,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """An object named in a caption: the reduced `word` that was found, and the category's `name`."""
+    """An object named in a caption: the reduced `word` found, and the category's `name`."""
 
     start: int
     stop: int
@@ -52,7 +54,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What a caption names, and its length: joined words and punctuation marks, as published."""
+    """What a caption names, and its length: joined words and marks, toilet seats included."""
 
     mentions: tuple[Mention, ...]
     length: int
@@ -66,11 +68,13 @@ def read_caption(text: str, rules: Rules) -> Caption:
     joined = _join(pieces, words, rules.lexicon.pairs)
     found = _drop_toilet_seats(joined)
     mentions = tuple(
-        Mention(origin[piece.start], origin[piece.stop], piece.text, rules.lexicon.names[piece.text])
+        Mention(
+            origin[piece.start], origin[piece.stop], piece.text, rules.lexicon.names[piece.text]
+        )
         for piece in found
         if piece.text in rules.lexicon.names
     )
-    return Caption(mentions, len(found))
+    return Caption(mentions, len(joined))
 
 
 def _lowered(text: str) -> tuple[str, list[int]]:

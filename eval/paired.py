@@ -1,6 +1,8 @@
-"""The rows of a run, side by side: within a benchmark and split, every strategy on the same samples.
+"""The rows of a run, side by side: within a benchmark and split, every strategy on the same
+samples.
 
-Only samples that every strategy has answered are kept, so that all figures of a table are comparable.
+Only samples that every strategy has answered are kept, so that all figures of a table are
+comparable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +62,7 @@ def _table(
 
 
 def _by_image(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:
-    """The counts of each image in turn; an answer without an image stands alone."""
+    """List the counts of each image in turn; an answer without an image stands alone."""
     images: dict[str, list[Mapping[str, int]]] = {}
     for row in rows:
         images.setdefault(row.image_id or f"no image: {row.id}", []).append(row.counts)

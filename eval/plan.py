@@ -1,7 +1,7 @@
 """What a run is to do (`Plan`), and the record of what it did it with (`Manifest`).
 
-The manifest is written beside the rows. Two runs may be continued one by the other only if everything in it
-that can change an answer is the same; `differences` names what is not.
+The manifest is written beside the rows. Two runs may be continued one by the other only if
+everything in it that can change an answer is the same; `differences` names what is not.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Arm(Record):
 
     @property
     def label(self) -> str:
-        """What tells it from the other arms of a run: "vcd", or "vcd(alpha=0.5)"."""
+        """Name it apart from the other arms of a run: "vcd", or "vcd(alpha=0.5)"."""
         asked = ", ".join(f"{key}={self.params[key]}" for key in sorted(self.params))
         return f"{self.strategy}({asked})" if asked else self.strategy
 
@@ -57,7 +57,7 @@ class Plan(Record):
     command: str = ""
 
     def arms(self) -> tuple[Arm, ...]:
-        """The strategies without repetitions, the baseline added first if it was not named."""
+        """List the strategies without repetitions, plain decoding first, added if not named."""
         asked = {arm.label: arm for arm in self.strategies}
         baseline = asked.pop(BASELINE, Arm(strategy=BASELINE))
         return (baseline, *asked.values())

@@ -1,9 +1,9 @@
 """POPE: is there a dog in the image? Half of the answers are no.
 
 Li et al., EMNLP 2023, arXiv:2305.10355. Absent objects are drawn at random, by popularity, or by
-co-occurrence with what is there (adversarial). Yes is the positive class. Splits are never pooled: papers
-differ in which average they call "the POPE score". Scoring is shared by the official files (`pope_files`)
-and the built-in world (`pope_scenes`).
+co-occurrence with what is there (adversarial). Yes is the positive class. Splits are never pooled:
+papers differ in which average they call "the POPE score". Scoring is shared by the official files
+(`pope_files`) and the built-in world (`pope_scenes`).
 """
 
 from abc import ABC, abstractmethod

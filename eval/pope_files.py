@@ -1,8 +1,8 @@
 """POPE from the official question files and a folder of pictures.
 
-Questions: `coco_pope_random.json` and its siblings (data sets coco, aokvqa, gqa or any other name; splits
-random, popular, adversarial), as JSON lines or as one array, in the data folder or up to two folders
-below. Pictures: beside them or in the usual places. Nothing is downloaded.
+Questions: `coco_pope_random.json` and its siblings (data sets coco, aokvqa, gqa or any other name;
+splits random, popular, adversarial), as JSON lines or as one array, in the data folder or up to two
+folders below. Pictures: beside them or in the usual places. Nothing is downloaded.
 """
 
 import re
@@ -85,7 +85,9 @@ def _question_files(folder: Path) -> dict[str, Path]:
             param="data",
         )
     return dict(
-        sorted(found.items(), key=lambda it: (it[0].split("/")[0], KINDS.index(it[0].split("/")[1])))
+        sorted(
+            found.items(), key=lambda it: (it[0].split("/")[0], KINDS.index(it[0].split("/")[1]))
+        )
     )
 
 

@@ -1,7 +1,7 @@
 """POPE on the built-in world: the same definitions, asked of held-out scenes.
 
-Popular and adversarial objects come from the frequencies of the training scenes. Results say how strategies
-compare here; they are not claims about any other model.
+Popular and adversarial objects come from the frequencies of the training scenes. Results say how
+strategies compare here; they are not claims about any other model.
 """
 
 import random
@@ -37,7 +37,13 @@ class PopeScenes(Pope):
             if kind in wanted:
                 items = pope_items(scenes, kind, random.Random(f"pope {kind} {seed}"))
                 found += [
-                    Sample(f"{kind}/{item.question_id}", kind, images[place // each], item.text, item.label)
+                    Sample(
+                        f"{kind}/{item.question_id}",
+                        kind,
+                        images[place // each],
+                        item.text,
+                        item.label,
+                    )
                     for place, item in enumerate(items[:limit])
                 ]
         return found

@@ -1,7 +1,7 @@
 """Reading other people's JSON: lines, one array, or objects one after another, with line numbers.
 
-Files of one and the same benchmark come in all three forms under the same ending. Nothing is executed:
-pickles are not read.
+Files of one and the same benchmark come in all three forms under the same ending. Nothing is
+executed: pickles are not read.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A run's folder becomes `summary.json` and `report.html`; both can be made again at any time.
 
-The page is one file: style inlined, pictures as data URIs, nothing fetched, so it opens from a disk and can
-be sent to somebody.
+The page is one file: style inlined, pictures as data URIs, nothing fetched, so it opens from a disk
+and can be sent to somebody.
 """
 
 import os
@@ -72,12 +72,12 @@ def page(record: Manifest, summary: Summary, sections: list[Section]) -> str:
 
 
 def _glance(record: Manifest, sections: Sequence[Section]) -> list[Glance]:
-    """One line for each strategy but greedy."""
+    """Make one line for each strategy but greedy."""
     lines = []
     for arm in record.strategies[1:]:
         own = [next((r for r in s.results if r.label == arm.label), None) for s in sections]
         deltas = tuple(
-            result and result.vs_greedy.get(section.benchmark.metrics[0].name)
+            result.vs_greedy.get(section.benchmark.metrics[0].name) if result else None
             for section, result in zip(sections, own, strict=True)
         )
         spent = _seconds(result for result in own if result)

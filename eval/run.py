@@ -1,8 +1,9 @@
 """The runner: every strategy answers the same samples, and each answer becomes a row.
 
-It is given a `Generate` and does not know what is behind it: a model in this process, or a client of a
-server. Samples are walked in batches and each batch is answered by all strategies in turn, so that a run
-stopped early still compares like with like. Statistics and pages are made from the rows, by `report`.
+It is given a `Generate` and does not know what is behind it: a model in this process, or a client
+of a server. Samples are walked in batches and each batch is answered by all strategies in turn, so
+that a run stopped early still compares like with like. Statistics and pages are made from the rows,
+by `report`.
 """
 
 import hashlib
@@ -79,7 +80,7 @@ def run(
 
 
 def process_peak() -> float | None:
-    """Peak resident memory of this process in MB; it never falls, so later strategies inherit it."""
+    """Peak resident memory of this process in MB; never falls, so later strategies inherit it."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -91,7 +92,7 @@ def process_peak() -> float | None:
 def _batches(
     benchmark: Benchmark, samples: Sequence[Sample], plan: Plan, done: set[Key]
 ) -> Iterator[Batch]:
-    """Batches without what is done, each for every strategy before the next."""
+    """Cut batches without what is done, each for every strategy before the next."""
     warm: set[str] = set()
     for start in range(0, len(samples), plan.batch_size):
         for arm in plan.arms():
@@ -104,7 +105,7 @@ def _batches(
 
 def _answered(batch: Batch, plan: Plan, generate: Generate, memory: Memory) -> list[Row]:
     """Ask a batch and score its answers; its time is shared out equally."""
-    pictures = {
+    pictures: dict[str | None, Image.Image] = {
         sample.image: batch.benchmark.picture(sample.image, plan.data)
         for sample in batch.samples
         if sample.image is not None
@@ -125,7 +126,7 @@ def _answered(batch: Batch, plan: Plan, generate: Generate, memory: Memory) -> l
 def _request(
     batch: Batch, sample: Sample, plan: Plan, pictures: dict[str | None, Image.Image]
 ) -> Request:
-    """The question with the run's suffix and decoding. The seed is the sample's own.
+    """Ask a question with the run's suffix and decoding. The seed is the sample's own.
 
     One seed for all would give every sample the same random numbers.
     """
@@ -145,7 +146,12 @@ def _request(
 
 
 def _row(
-    batch: Batch, sample: Sample, request: Request, answer: Answer, seconds: float, peak: float | None
+    batch: Batch,
+    sample: Sample,
+    request: Request,
+    answer: Answer,
+    seconds: float,
+    peak: float | None,
 ) -> Row:
     score = batch.benchmark.score(sample, answer.text)
     asked = request.messages[-1].content[-1]

@@ -1,8 +1,8 @@
 """Intervals and comparisons by resampling images, and an exact test for yes/no answers.
 
-All questions about one image, and all mentions of one caption, move together, so the image is what is
-resampled; counting answers as independent makes intervals too narrow. Two strategies are compared on
-the same resamples (paired). Pure numbers in, numbers out.
+All questions about one image, and all mentions of one caption, move together, so the image is what
+is resampled; counting answers as independent makes intervals too narrow. Two strategies are
+compared on the same resamples (paired). Pure numbers in, numbers out.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def resample(counts: Array, times: int = RESAMPLES, seed: int = 0) -> Array:
 
 
 def interval(values: Array) -> Interval | None:
-    """The percentile interval of a figure over its resamples; None where it is mostly undefined."""
+    """Take the percentile interval of a figure over its resamples; None where mostly undefined."""
     defined = values[np.isfinite(values)]
     if len(defined) < _LEAST_DEFINED * len(values):
         return None
@@ -61,10 +61,10 @@ def interval(values: Array) -> Interval | None:
 
 
 def bootstrap_p(differences: Array) -> float | None:
-    """The two-sided p of a paired difference: twice the smaller share of resamples past zero.
+    """Compute a paired difference's two-sided p: twice the smaller share of resamples past zero.
 
-    p = 2 min(#(d <= 0) + 1, #(d >= 0) + 1) / (B + 1), at most 1; it inverts the percentile interval,
-    and the +1 keeps it above zero (Davison and Hinkley 1997, section 4.2).
+    p = 2 min(#(d <= 0) + 1, #(d >= 0) + 1) / (B + 1), at most 1; it inverts the percentile
+    interval, and the +1 keeps it above zero (Davison and Hinkley 1997, section 4.2).
     """
     defined = differences[np.isfinite(differences)]
     if len(defined) < _LEAST_DEFINED * len(differences):
@@ -74,7 +74,7 @@ def bootstrap_p(differences: Array) -> float | None:
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
-    """McNemar's exact two-sided p for right and wrong answers to the same questions.
+    """Compute McNemar's exact two-sided p for right and wrong answers to the same questions.
 
     With b questions that only the first got right and c that only the second did, under no
     difference b ~ Binomial(b + c, 1/2): p = 2 P(X <= min(b, c)), at most 1.
@@ -85,11 +85,11 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     for number in range(min(only_first, only_second) + 1):
         tail += term  # of integers, so exact for any number of questions
         term = term * (total - number) // (number + 1)
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, 2 * tail / (1 << total))
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjustment of several p values; None stays None and is not counted.
+    """Adjust several p values by Holm's step-down rule; None stays None and is not counted.
 
     The i-th smallest of m becomes max over j <= i of (m - j + 1) p_(j), at most 1.
     """

@@ -1,7 +1,7 @@
 """The folder of a run: `run.json`, and `rows.jsonl` with one line a sample and strategy.
 
-Nothing in it is ever overwritten by another run. Lines are appended and flushed one by one, so a killed
-run keeps all but a torn last line, which a resumed run cuts off.
+Nothing in it is ever overwritten by another run. Lines are appended and flushed one by one, so a
+killed run keeps all but a torn last line, which a resumed run cuts off.
 """
 
 import json
@@ -106,7 +106,9 @@ class Store:
     def _start(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / RUN).exists():
-            (self.folder / _PARTIAL).write_text(self.record.model_dump_json(indent=1) + "\n", "utf-8")
+            (self.folder / _PARTIAL).write_text(
+                self.record.model_dump_json(indent=1) + "\n", "utf-8"
+            )
             os.replace(self.folder / _PARTIAL, self.folder / RUN)
         self._file = (self.folder / ROWS).open("ab")
         _lock(self._file, self.folder)
@@ -117,7 +119,10 @@ class Store:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         if self._file is not None:
             self._file.close()
@@ -131,7 +136,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         found = json.loads((folder / RUN).read_text("utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("format"), int) and found["format"] > FORMAT:
+        if (
+            isinstance(found, dict)
+            and isinstance(found.get("format"), int)
+            and found["format"] > FORMAT
+        ):
             raise BadInput(f"{folder} was written by a newer halu.", hint="Update halu to read it.")
         return Manifest.model_validate(found)
     except FileNotFoundError as error:
@@ -182,7 +191,9 @@ def _refuse_foreign(folder: Path) -> None:
     """Raise BadInput unless the folder is new, empty, or was left by a run killed at its start."""
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is not a folder.", param="out")
-    others = sorted(p.name for p in folder.iterdir() if p.name != _PARTIAL) if folder.exists() else []
+    others = (
+        sorted(p.name for p in folder.iterdir() if p.name != _PARTIAL) if folder.exists() else []
+    )
     if others:
         raise BadInput(
             f"{folder} holds other files, such as {others[0]}.",

@@ -1,7 +1,7 @@
 """From rows to figures: metrics with intervals, each strategy against greedy, and what it cost.
 
-Everything is computed again from the counts in the rows. Within a benchmark and split all strategies are
-compared on the same samples: those that every one of them has answered.
+Everything is computed again from the counts in the rows. Within a benchmark and split all
+strategies are compared on the same samples: those that every one of them has answered.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ class Figure(Record):
 class Delta(Record):
     """A metric minus greedy's on the same samples.
 
-    `p` is of a single comparison, `p_holm` adjusted for the number of strategies compared; the verdict
-    goes by `p_holm`.
+    `p` is of a single comparison, `p_holm` adjusted for the number of strategies compared; the
+    verdict goes by `p_holm`.
     """
 
     delta: float | None
@@ -148,9 +148,7 @@ def _against_greedy(
     return found
 
 
-def _p(
-    table: Table, metric: Metric, label: str, differences: NDArray[np.float64]
-) -> float | None:
+def _p(table: Table, metric: Metric, label: str, differences: NDArray[np.float64]) -> float | None:
     if not metric.hits:
         return bootstrap_p(differences)
     first, second = (

@@ -1,4 +1,4 @@
-"""How a figure is written, on the page and in the terminal: shares in percent, signs, "undefined"."""
+"""How a figure is written, on page and terminal: shares in percent, signs, "undefined"."""
 
 from halu.eval.benchmark import Metric
 

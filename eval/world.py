@@ -1,6 +1,7 @@
 """The built-in world as a source of pictures: held-out scenes by id, drawn again whenever needed.
 
-A scene's id names its split and seed ("test-17"), so a report can show its picture long after the run.
+A scene's id names its split and seed ("test-17"), so a report can show its picture long after the
+run.
 """
 
 from functools import lru_cache

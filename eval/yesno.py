@@ -1,9 +1,9 @@
 """How an answer becomes yes or no, under each rule in use, and what each rule then counts.
 
-Six projects read POPE answers in six ways and their figures are not comparable: "Yes, there is another dog."
-is a no for one of them. Each rule here follows its source to the letter and has three outcomes; None
-is "unreadable". Whether a person could read the answer is a separate question (`readable`), asked
-whatever the rule.
+Six projects read POPE answers in six ways and their figures are not comparable: "Yes, there is
+another dog." is a no for one of them. Each rule here follows its source to the letter and has three
+outcomes; None is "unreadable". Whether a person could read the answer is a separate question
+(`readable`), asked whatever the rule.
 """
 
 import re
@@ -30,7 +30,8 @@ _WORD = re.compile(r"[a-z']+")
 def read_pope(text: str, label: YesNo) -> YesNo | None:
     """POPE's own script and LLaVA's: first sentence, exact tokens, anything else is a yes.
 
-    The tokens are case-sensitive, so `NO` is a yes, and so are an empty answer and `No\\n...`.
+    The tokens are case-sensitive, so `NO` is a yes, and so are an empty answer and a "No" that a
+    newline glues to the next word.
     """
     words = text.split(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "no", "not"} & set(words) else "yes"

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from PIL import Image
 
 from halu.adapters import Adapter, load_adapter
 from halu.decode import Decoder, Job
 from halu.errors import Unsupported
 from halu.images import ImageLike, open_image
-from halu.types import Answer, Event, Request, Sampling, question
+from halu.types import Answer, Event, Request, Sampling, checked, question
 
 
 class VLM:
@@ -55,14 +54,12 @@ class VLM:
     ) -> Request:
         """The request that `ask` would send."""
         images = [open_image(one) for one in _several(image)]
-        own = {
-            key: options.pop(key)
-            for key in ("strategy", "params", "evidence")
-            if options.get(key) is not None
-        }
-        for key in ("strategy", "params", "evidence"):
-            options.pop(key, None)
-        return Request(messages=question(text, *images), sampling=Sampling(**options), **own)
+        own = {key: options.pop(key, None) for key in ("strategy", "params", "evidence")}
+        sampling = checked(Sampling, options, "option")
+        given = {key: value for key, value in own.items() if value is not None}
+        return checked(
+            Request, {"messages": question(text, *images), "sampling": sampling, **given}, "option"
+        )
 
     def run(self, request: Request) -> Iterator[Event]:
         """Streams one request."""
@@ -114,8 +111,6 @@ def load(
 def _several(image: ImageLike | Sequence[ImageLike] | None) -> Sequence[ImageLike]:
     if image is None:
         return ()
-    return (
-        [image]
-        if isinstance(image, (str, bytes, Image.Image)) or not isinstance(image, Sequence)
-        else image
-    )
+    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
+        return image
+    return [image]

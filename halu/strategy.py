@@ -13,15 +13,14 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput, Unknown
 from halu.prompt import Prompt
 from halu.registry import Registry
 from halu.search import Pick, Search
-from halu.types import Message, Request
+from halu.types import Message, Request, checked
 
 Kind = Literal["decoding", "attention", "logits", "image", "prompt", "control"]
 
@@ -199,18 +198,7 @@ class Strategy(ABC):
             Unknown: if a parameter does not exist; near matches are named.
             BadInput: if a value is out of range.
         """
-        for key in values:
-            if key not in cls.Params.model_fields:
-                raise Unknown(
-                    f"parameter of {cls.name}", key, cls.Params.model_fields, param=f"params.{key}"
-                )
-        try:
-            return cls(cls.Params.model_validate(dict(values)))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            text = f"Parameter {where}={first['input']!r} of {cls.name}: {first['msg'].lower()}."
-            raise BadInput(text, param=f"params.{where}") from None
+        return cls(checked(cls.Params, values, f"parameter of {cls.name}", "params."))
 
 
 strategies: Registry[type[Strategy]] = Registry("strategy", "halu.decoders", "halu.strategies")

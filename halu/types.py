@@ -5,11 +5,41 @@ Everything is frozen and refuses unknown keys. A `Request` is complete: the same
 same answer.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+
+from halu.errors import BadInput, Unknown
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked(model: type[Model], values: Mapping[str, Any], what: str, prefix: str = "") -> Model:
+    """The model with these values.
+
+    Args:
+        model: a pydantic model.
+        values: by field name.
+        what: what a field is called in messages, "parameter of vcd" for example.
+        prefix: put before the field's name in the error's `param`.
+
+    Raises:
+        Unknown: a field that does not exist; near matches are named.
+        BadInput: a value that does not fit; the value is named.
+    """
+    for key in values:
+        if key not in model.model_fields:
+            raise Unknown(what, key, model.model_fields, param=prefix + key)
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        text = f"{what.capitalize()} {where}={first['input']!r}: {reason}."
+        raise BadInput(text, param=prefix + where) from None
 
 
 class Record(BaseModel):

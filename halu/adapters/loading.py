@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from halu.adapters.adapter import Adapter, unsupported
@@ -14,6 +15,8 @@ from halu.adapters.llava import Llava, LlavaNext
 from halu.adapters.qwen_vl import QwenVL
 from halu.errors import BadInput, Unavailable, Unknown
 from halu.models import builtin
+
+transformers.utils.logging.disable_progress_bar()
 
 ADAPTERS: tuple[type[Adapter], ...] = (Llava, LlavaNext, QwenVL)
 

@@ -104,6 +104,6 @@ def features_of(patches: Callable[[Tensor], Tensor], pixels: np.ndarray, device:
     """The frozen tower's output for every picture, in half precision."""
     parts = []
     for at in range(0, len(pixels), size):
-        images = torch.from_numpy(np.ascontiguousarray(pixels[at : at + size])).to(device)
+        images = torch.from_numpy(np.array(pixels[at : at + size])).to(device)
         parts.append(patches(images).half())
     return torch.cat(parts)

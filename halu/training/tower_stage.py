@@ -67,7 +67,7 @@ def train(job: TowerJob, corpus: Corpus, look: Corpus, run: settings.Run, curve:
 def _loss(
     job: TowerJob, patches: Patches, namer: naming.Namer, corpus: Corpus, index: np.ndarray, device: torch.device
 ) -> tuple[Tensor, float]:
-    images = torch.from_numpy(np.ascontiguousarray(corpus.pixels[job.side][index])).to(device)
+    images = torch.from_numpy(np.array(corpus.pixels[job.side][index])).to(device)
     true = naming.truth([corpus.scenes[i] for i in index], corpus.owners[job.side][index])
     return naming.loss(namer(patches(images)), naming.Truth(*(part.to(device) for part in true)))
 

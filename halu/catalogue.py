@@ -1,0 +1,74 @@
+"""What there is to choose from: strategies, detectors, benchmarks, models."""
+
+from typing import Any, Literal
+
+from halu.errors import Unknown
+
+Kind = Literal["strategies", "detectors", "benchmarks", "models"]
+KINDS: tuple[Kind, ...] = ("strategies", "detectors", "benchmarks", "models")
+
+
+def available(kind: Kind) -> list[dict[str, Any]]:
+    """Everything of one kind by name, as `halu list` prints it.
+
+    Raises:
+        Unknown: a kind that does not exist.
+    """
+    if kind not in KINDS:
+        raise Unknown("kind", kind, KINDS)
+    return {
+        "strategies": _strategies,
+        "detectors": _detectors,
+        "benchmarks": _benchmarks,
+        "models": _models,
+    }[kind]()
+
+
+def _strategies() -> list[dict[str, Any]]:
+    from halu.strategy import strategies
+
+    return [
+        {
+            "name": strategy.name,
+            "kind": strategy.kind,
+            "summary": (strategy.__doc__ or "").strip().split("\n")[0],
+            "paper": {
+                "short": strategy.paper.short,
+                "arxiv": strategy.paper.arxiv,
+                "venue": strategy.paper.venue,
+            },
+            "needs_image": strategy.needs_image,
+            "params": strategy.Params.model_json_schema(),
+        }
+        for strategy in strategies
+    ]
+
+
+def _detectors() -> list[dict[str, Any]]:
+    return []
+
+
+def _benchmarks() -> list[dict[str, Any]]:
+    from halu.eval.benchmark import benchmarks
+
+    return [
+        {
+            "name": benchmark.name,
+            "version": benchmark.version,
+            "builtin": benchmark.builtin,
+            "metrics": [metric.name for metric in benchmark.metrics],
+            "summary": (type(benchmark).__doc__ or "").strip().split("\n")[0],
+        }
+        for benchmark in benchmarks
+    ]
+
+
+def _models() -> list[dict[str, Any]]:
+    from halu.models import builtin
+
+    shipped = [{"name": name, "summary": "built-in trained model"} for name in builtin()]
+    any_other = {
+        "name": "ORG/NAME or FOLDER",
+        "summary": "any LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL (dense) checkpoint",
+    }
+    return [*shipped, any_other]

@@ -1,0 +1,50 @@
+"""The command line. Each command is a thin call into the library; heavy imports wait until they are needed."""
+
+import sys
+
+import typer
+
+from halu.errors import Failed, HaluError
+
+app = typer.Typer(
+    name="halu",
+    help="Decoding that stops vision-language models from saying what is not in the picture.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+from halu.cli import ask, bench, listing, world  # noqa: E402
+
+for module in (ask, bench, listing, world):
+    module.add_to(app)
+
+
+# Typer has carried its own copy of click since 0.26 and used the click package before; its public
+# exceptions lead to the right base class in both.
+UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 the work failed, 2 the call was wrong; a mistake is one line on stderr."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+    except HaluError as error:
+        return _complain(str(error), 1 if isinstance(error, Failed) else 2)
+    except UsageError as error:
+        return _complain(error.format_message() or "No command was given; try --help.", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"halu: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,69 @@
+"""`halu ask`: one question about one picture."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from halu.cli.values import parameters
+from halu.types import Answer
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, WebP or GIF file.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    model: Annotated[str, typer.Option("-m", "--model", help="Name, folder or hub id.")] = "tiny-llava",
+    strategy: Annotated[str | None, typer.Option("-s", "--strategy", help="See `halu list strategies`; join with '+'.")] = None,
+    param: Annotated[list[str] | None, typer.Option("-p", "--param", help="Strategy parameter, KEY=VALUE.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 256,
+    temperature: Annotated[float | None, typer.Option(help="0 or none: greedy.")] = None,
+    seed: Annotated[int, typer.Option(help="Seeds sampling and random views.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="Write a page that shows where each word looked.")] = None,
+) -> None:
+    """Ask one question about a picture.
+
+    Example: halu ask examples/kitchen.png "Is there a dog in the image?" -s vcd -p alpha=0.5
+    """
+    from halu.engine import load
+    from halu.images import open_image
+
+    picture = open_image(image)
+    vlm = load(model, device=device)
+    request = vlm.request(
+        picture,
+        question,
+        strategy=strategy,
+        params=parameters(param or []),
+        evidence="map" if trace else "none",
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    answer = _streamed(vlm, request, quiet=as_json)
+    if as_json:
+        print(answer.model_dump_json(indent=2))
+    if trace is not None:
+        from halu.trace_page import write
+
+        write(trace, picture, question, answer, model)
+        print(f"Wrote {trace}", file=sys.stderr)
+
+
+def _streamed(vlm: Any, request: Any, *, quiet: bool) -> Answer:
+    answer: Answer | None = None
+    for event in vlm.run(request):
+        if not quiet:
+            print(event.text, end="", flush=True)
+        answer = event.answer
+    if not quiet:
+        print()
+    assert answer is not None
+    return answer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(ask)

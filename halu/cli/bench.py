@@ -1,0 +1,106 @@
+"""`halu bench` and `halu report`: strategies side by side on the same samples."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from halu.cli.progress import Bar
+from halu.cli.values import strategy_with_parameters
+from halu.errors import Unavailable
+
+
+def bench(
+    benchmark: Annotated[list[str], typer.Argument(help="See `halu list benchmarks`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rows, summary and report.")],
+    model: Annotated[str, typer.Option("-m", "--model", help="Name, folder or hub id.")] = "tiny-llava",
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--strategy", help="Strategy, with parameters as NAME:KEY=VALUE:KEY=VALUE."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Samples of each split.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's files.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Requests in one forward.")] = 8,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Default: the benchmark's own.")] = None,
+    seed: Annotated[int, typer.Option(help="Seeds samples and random views.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    backend: Annotated[str, typer.Option(help="hf: in this process.")] = "hf",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+) -> None:
+    """Run benchmarks under several strategies; plain greedy decoding is always the baseline.
+
+    Example: halu bench pope-scenes -m tiny-llava -s vcd -s vhr --limit 90 -o runs/first
+    """
+    from halu.engine import load
+
+    plan_of, run_all, show = _evaluation()
+    from halu.planning import choose
+    from halu.types import Message, Request, Text, checked
+
+    words = (Message(role="user", content=(Text(text=""),)),)
+    arms = [strategy_with_parameters(text) for text in strategy or []]
+    for name, params in arms:
+        choose(Request(messages=words, strategy=name, params=params))
+    plan = checked(
+        plan_of,
+        {
+            "model": model,
+            "benchmarks": benchmark,
+            "strategies": [{"strategy": name, "params": params} for name, params in arms],
+            "data": data,
+            "splits": split or None,
+            "limit": limit,
+            "seed": seed,
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "backend": backend,
+            "command": shlex.join(["halu", *sys.argv[1:]]),
+        },
+        "option",
+    )
+    vlm = load(model, device=device, backend=backend)
+    with Bar() as bar:
+
+        def show_progress(now: Any) -> None:
+            bar.show(now.done, now.total, f"{now.benchmark} {now.strategy}")
+
+        run_all(plan, vlm.generate_each, out, resume=resume, progress=show_progress)
+    show(out)
+
+
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Make tables and the page of a run again from its stored rows.
+
+    Example: halu report runs/first
+    """
+    _, _, show = _evaluation()
+    show(folder)
+
+
+def _evaluation() -> tuple[Any, Any, Any]:
+    try:
+        from halu.eval.console import tables
+        from halu.eval.plan import Plan
+        from halu.eval.report import report as make
+        from halu.eval.run import run
+    except ImportError as error:
+        raise Unavailable(f"Benchmarks need {error.name}.", hint="pip install 'halu[eval]'") from None
+
+    def show(folder: Path) -> None:
+        from rich.console import Console
+
+        console = Console()
+        for table in tables(make(folder)):
+            console.print(table)
+        console.print(f"Wrote {folder / 'report.html'}", highlight=False)
+
+    return Plan, run, show
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(bench)
+    app.command()(report)

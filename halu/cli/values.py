@@ -1,0 +1,37 @@
+"""KEY=VALUE on the command line."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from halu.errors import BadInput
+
+
+def parameters(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["alpha=1.5", "layers=2,3", "mode=paper"]` as values; numbers, true/false, lists, else text.
+
+    Raises:
+        BadInput: for anything that is not KEY=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise BadInput(f"{pair!r} is not KEY=VALUE.", hint="For example -p alpha=1.5.", param="-p")
+        found[key] = value(text)
+    return found
+
+
+def value(text: str) -> Any:
+    """One value: JSON where it is JSON, a list where it has commas, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    return [value(part) for part in text.split(",")] if "," in text else text
+
+
+def strategy_with_parameters(text: str) -> tuple[str, dict[str, Any]]:
+    """`"vcd"` or `"vcd:alpha=0.5:beta=0.2"`."""
+    name, *pairs = text.split(":")
+    return name, parameters(pairs)

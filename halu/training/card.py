@@ -1,0 +1,114 @@
+"""Measures a model folder and writes its card: `python -m halu.training.card MODEL_DIR --n 500`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halu.scenes import draw
+from halu.training import measure
+
+ABOUT = {
+    "tiny-llava": "a LLaVA (`LlavaForConditionalGeneration`: CLIP tower, projector, Llama with grouped-query attention)",
+    "tiny-qwen": "a Qwen2.5-VL (`Qwen2_5_VLForConditionalGeneration`: window attention, patch merger, M-RoPE)",
+    "tiny-clip": "an open_clip model (image tower with 14-pixel patches, causal text tower)",
+}
+HEAD = """---
+license: apache-2.0
+language: en
+tags: [built-in-world, halu]
+---
+# {name}
+
+{about}, trained from nothing on pictures of halu's built-in world: emoji sprites of {names} everyday categories on noisy
+backgrounds, with exact truth. It lets halu be tried, tested and measured without a download.
+
+**It is not LLaVA-1.5, Qwen2.5-VL or OpenAI's CLIP, and its figures say nothing about them.** They show that halu's machinery works
+on a model that really hallucinates, and compare strategies on this world only. It knows no photographs.
+
+- Size: {megabytes:.1f} MB, float32.
+- Licence: the weights are Apache-2.0. The training pictures were drawn from Twemoji (CC-BY 4.0), Noto Emoji (Apache-2.0) and
+  Fluent Emoji (MIT) sprites; see NOTICE.
+- Made by: `{command}`
+- Learning curve: `learning_curve.csv`, `learning_curve.png`.
+{hallucination}
+## Held-out figures
+
+First {n} scenes of the test split, which no training saw; a third of them hold distractors that no training picture has.
+{how} Made by `python -m halu.training.card DIR --n {n}`.
+
+"""
+SLIPS = """- It learnt from captions of which a share names one plausible object that is not there (`--slip`), as the captions that
+  large models learn from do; so plain decoding hallucinates.
+"""
+LANGUAGE = """Stock transformers, greedy decoding. POPE asks six questions an image; "bare" is POPE's text alone, "one word" ends with "Please
+answer this question with one word." An unreadable answer counts as wrong. CHAIR is computed simply here: whole-word
+matches of the category names and their plurals, against the scene's true objects."""
+CLIP = "Crops are single objects among {names} names; ranking is the share of (present, absent) name pairs of a whole scene scored in the right order."
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """A Markdown table, one row a task, one column a figure that the tasks of a kind share."""
+    parts = []
+    for shape in dict.fromkeys(tuple(row) for row in rows.values()):
+        parts.append("| task | " + " | ".join(shape) + " |\n|---|" + "--:|" * len(shape))
+        for name, row in rows.items():
+            if tuple(row) == shape:
+                parts.append(f"| {name} | " + " | ".join(shown(row[key]) for key in shape) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def shown(value: float) -> str:
+    """Counts as they are, shares with three places."""
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def clip_figures(folder: Path, n: int) -> dict[str, dict[str, float]]:
+    """tiny-clip's figures, through open_clip's own loading."""
+    import open_clip
+
+    from halu.training import clip, corpus
+
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    words = open_clip.get_tokenizer(f"local-dir:{folder}").tokenizer
+    scenes = [draw(seed, split="test", size=corpus.size_of(seed)) for seed in range(n)]
+    pixels = {side: np.stack([corpus.reduced(scene.image, side) for scene in scenes]) for side in corpus.GRIDS}
+    return {"test scenes": {"n": n, **clip.measure(model.eval(), words, corpus.Corpus(scenes, pixels, {}))}}
+
+
+def write(folder: Path, n: int, command: str) -> dict[str, Any]:
+    """Measure, write README.md and figures.json, return the figures."""
+    name = json.loads((folder / "recipe.json").read_text())["model"]
+    is_clip = name == "tiny-clip"
+    figures = clip_figures(folder, n) if is_clip else measure.everything(folder, n)
+    names = len(measure.NAMES)
+    text = HEAD.format(
+        name=name,
+        about=ABOUT[name][0].upper() + ABOUT[name][1:],
+        names=names,
+        megabytes=next(folder.glob("*.safetensors")).stat().st_size / 1e6,
+        command=command,
+        hallucination="" if is_clip else SLIPS,
+        n=n,
+        how=CLIP.format(names=names) if is_clip else LANGUAGE,
+    )
+    (folder / "README.md").write_text(text + table(figures))
+    (folder / "figures.json").write_text(json.dumps({"n": n, "figures": figures}, indent=1) + "\n")
+    return figures
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Measure a built-in model on held-out scenes and write its card.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--n", type=int, default=500, help="test scenes")
+    asked = parser.parse_args()
+    recipe = json.loads((asked.folder / "recipe.json").read_text())
+    print(table(write(asked.folder, asked.n, recipe["command"])))
+
+
+if __name__ == "__main__":
+    main()

@@ -79,6 +79,14 @@ class Benchmark(Protocol):
         """Registered name."""
 
     @property
+    def about(self) -> str:
+        """What it asks and where it comes from, in a line."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of its splits; of several data sets, the part after the slash."""
+
+    @property
     def version(self) -> int:
         """Raised whenever a score could move."""
 

@@ -93,6 +93,8 @@ class ChairScenes:
     """CHAIR on the built-in world: held-out scenes, truth from the drawing itself."""
 
     name: str = "chair-scenes"
+    about: str = "Captions of drawn scenes: which objects are made up (CHAIR, arXiv:1809.02156)"
+    splits: tuple[str, ...] = ("test",)
     version: int = 1
     rules: str = "chair-words"
     builtin: bool = True
@@ -106,10 +108,10 @@ class ChairScenes:
         self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
     ) -> list[Sample]:
         """One caption a scene; the single split is called "test"."""
-        chosen(("test",), splits)
+        chosen(self.splits, splits)
         count = world.SCENES if limit is None else limit
         return [
-            Sample(image, "test", image, self.prompt, tuple(sorted(world.scene(image).names)))
+            Sample(image, "test", image, self.prompt, tuple(sorted(world.truth(image).names)))
             for image in world.images(count, seed)
         ]
 

@@ -1,7 +1,7 @@
 """CHAIR's ground truth from COCO's files: annotated categories, and what people's captions name.
 
-The truth of an image is the union of its instance annotations' categories and of the objects that the
-same rules find in all its reference captions. Train and val may both be needed.
+The truth of an image is the union of its instance annotations' categories and of the objects that
+the same rules find in all its reference captions. Train and val may both be needed.
 """
 
 import json

@@ -47,12 +47,13 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One sample with every strategy's answer. `picture` is a data URI."""
+    """One sample with every strategy's answer. `picture` is a data URI; `caption` a long answer."""
 
     id: str
     picture: str | None
     question: str
     truth: str
+    caption: bool
     answers: tuple[Said, ...]
 
 
@@ -82,9 +83,8 @@ def cards(table: Table, suffix: str, data: Path | None, limit: int = CARDS) -> l
 
 
 def compare(base: Row, row: Row) -> Change:
-    """Whether an answer is better than greedy's; an unreadable one is the worst."""
-    before = -1.0 if base.value is None else base.value
-    after = -1.0 if row.value is None else row.value
+    """Whether an answer is better than greedy's; an unreadable one is as good as a wrong one."""
+    before, after = base.value or 0.0, row.value or 0.0
     return "same" if before == after else "better" if after > before else "worse"
 
 
@@ -108,6 +108,7 @@ def _card(benchmark: Benchmark, rows: Sequence[Row], suffix: str, data: Path | N
         picture=_picture(benchmark, base.image_id, data),
         question=base.prompt.removesuffix(suffix),
         truth=label,
+        caption=not isinstance(base.label, str),
         answers=tuple(_said(base, row) for row in rows),
     )
 

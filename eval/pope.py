@@ -47,7 +47,9 @@ class Pope(ABC):
     """POPE's scoring; where questions and pictures come from is up to the subclass."""
 
     name: str
+    about: str
     builtin: bool
+    splits: tuple[str, ...] = KINDS
     version: int = 1
     rules: str = "pope"
     suffix: str = " Please answer this question with one word."

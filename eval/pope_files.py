@@ -139,4 +139,10 @@ def _find(folder: Path, image: str) -> Path | None:
     return None
 
 
-benchmarks.register("pope")(PopeFiles("pope", builtin=False))
+benchmarks.register("pope")(
+    PopeFiles(
+        "pope",
+        "Is there a dog in the image? Official files and pictures (POPE, arXiv:2305.10355)",
+        builtin=False,
+    )
+)

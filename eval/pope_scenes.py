@@ -13,7 +13,7 @@ from PIL import Image
 
 from halu.eval import world
 from halu.eval.benchmark import Sample, benchmarks, chosen
-from halu.eval.pope import KINDS, Pope
+from halu.eval.pope import Pope
 from halu.scenes.questions import POPE_OBJECTS, pope_items
 from halu.scenes.statistics import Kind
 
@@ -27,11 +27,11 @@ class PopeScenes(Pope):
         self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
     ) -> list[Sample]:
         """List the questions of each split in turn; all splits ask about the same scenes."""
-        wanted = chosen(KINDS, splits)
+        wanted = chosen(self.splits, splits)
         each = 2 * POPE_OBJECTS
         count = world.SCENES if limit is None else -(-limit // each)
         images = world.images(count, seed)
-        scenes = [world.scene(image) for image in images]
+        scenes = [world.truth(image) for image in images]
         found: list[Sample] = []
         for kind in get_args(Kind):
             if kind in wanted:
@@ -53,4 +53,10 @@ class PopeScenes(Pope):
         return world.picture(image)
 
 
-benchmarks.register("pope-scenes")(PopeScenes("pope-scenes", builtin=True))
+benchmarks.register("pope-scenes")(
+    PopeScenes(
+        "pope-scenes",
+        "Is there a dog in the image? Asked of drawn scenes (POPE, arXiv:2305.10355)",
+        builtin=True,
+    )
+)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from halu.errors import Failed
 from halu.eval.benchmark import Benchmark, Sample, benchmarks
-from halu.eval.plan import Arm, Plan, manifest, suite
+from halu.eval.plan import BASELINE, Arm, Plan, manifest, suite
 from halu.eval.store import Key, Row, Store
 from halu.types import Answer, Generate, Request, Sampling, question
 
@@ -61,8 +61,8 @@ def run(
         generate: answers a batch of requests.
         out: a new or empty folder, or with `resume` one that holds the same run unfinished.
         resume: continue; rows that are there are not answered again.
-        progress: told after every batch.
-        memory: peak memory; without it the peak of this process.
+        progress: told at the start and after every batch.
+        memory: asked after every batch, may start counting anew; else this process's peak.
 
     Raises:
         BadInput: before any question is asked, if data or folder cannot be used.
@@ -72,6 +72,8 @@ def run(
     record = manifest(plan, [suite(benchmark, samples, plan) for benchmark, samples in work])
     total = sum(len(samples) for _, samples in work) * len(plan.arms())
     with Store.open(out, record, resume) as store:
+        if progress:
+            progress(Progress(len(store.done), total, chosen[0].name, BASELINE))
         for benchmark, samples in work:
             for batch in _batches(benchmark, samples, plan, store.done):
                 store.append(_answered(batch, plan, generate, memory or process_peak))

@@ -92,7 +92,11 @@ class Store:
             )
         store = cls(folder, record, set())
         store._start()
-        store.done = _done(folder / ROWS)
+        try:
+            store.done = _done(folder / ROWS)
+        except BadInput:
+            store.close()
+            raise
         return store
 
     def append(self, rows: Sequence[Row]) -> None:
@@ -115,6 +119,11 @@ class Store:
         _cut_torn_line(self.folder / ROWS)
         return self._file
 
+    def close(self) -> None:
+        """Let another process continue the run."""
+        if self._file is not None:
+            self._file.close()
+
     def __enter__(self) -> "Store":
         return self
 
@@ -124,8 +133,7 @@ class Store:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self.close()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -45,7 +45,7 @@ def test_oracle_gets_the_top_score(name: str) -> None:
     for metric in benchmark.metrics:
         if metric.better != "neither":
             assert found[metric.name] == top[metric.name]
-    assert list(found) and set(found) == set(top)
+    assert found.keys() == top.keys()
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -98,7 +98,7 @@ def test_pictures_of_the_built_in_world_can_be_drawn_again() -> None:
     assert np.array_equal(np.asarray(picture), world.scene(sample.image, picture.width).image)
     for wrong in ("train-1", "test-", "x"):
         with pytest.raises(BadInput):
-            world.scene(wrong)
+            world.truth(wrong)
 
 
 QUESTIONS = [

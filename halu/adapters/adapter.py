@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from halu.adapters.attention import NAME, register
 from halu.adapters.cache import RowCache
+from halu.adapters.small_batch import ROWS, FewRows
 from halu.attention.steering import Steered, Steering
 from halu.errors import Failed, Unsupported
 from halu.layout import Grid, ImageSpan, Layout
@@ -327,14 +329,11 @@ class Adapter(ABC):
             ]  # [n, 1, 1, K]
         place = torch.tensor(positions, device=self.device)[:, None]
         place = place if self.position_axes == 1 else place.expand(self.position_axes, -1, -1)
-        hidden = self._forward(
-            self.text.get_input_embeddings()(ids),
-            place,
-            mask,
-            cache,
-            Steering(steered, seen, prefill=False),
-        )
-        return self._scores(hidden[:, 0])
+        embeds = self.text.get_input_embeddings()(ids)
+        steering = Steering(steered, seen, prefill=False)
+        with FewRows() if ids.device.type == "cpu" and len(tokens) in ROWS else nullcontext():
+            hidden = self._forward(embeds, place, mask, cache, steering)
+            return self._scores(hidden)[:, 0]
 
     position_axes: ClassVar[int] = 1
 

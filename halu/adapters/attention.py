@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -56,8 +57,15 @@ def _stock(
         return sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0]
     # One query a row: heads that share a key head are taken as its queries, so keys are not copied.
     b, h, _, d = q.shape
-    folded = q.reshape(b, k.shape[1], -1, d)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        folded, k, v, attn_mask=mask, scale=kwargs.get("scaling")
-    )
+    out = _few_queries(q.reshape(b, k.shape[1], -1, d), k, v, mask, kwargs["scaling"])
     return out.reshape(b, h, 1, d).transpose(1, 2)
+
+
+def _few_queries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    if q.device.type != "cpu":
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    # torch's CPU kernel falls back to scaling a copy of all keys here; the products alone are quicker.
+    x = (q * scale) @ k.transpose(-1, -2)
+    if mask is not None:
+        x = x.masked_fill(~mask, float("-inf"))
+    return torch.softmax(x, -1) @ v

@@ -1,4 +1,6 @@
-"""The recipe that trained the built-in models: one command each, from nothing to a Hugging Face folder with its card."""
+"""The recipe that trained the built-in models: one command each, from nothing to a Hugging Face
+folder with its card.
+"""
 
 from halu import torchvision_shim
 

@@ -11,9 +11,14 @@ from halu.scenes import draw
 from halu.training import measure
 
 ABOUT = {
-    "tiny-llava": "a LLaVA (`LlavaForConditionalGeneration`: CLIP tower, projector, Llama with grouped-query attention)",
-    "tiny-qwen": "a Qwen2.5-VL (`Qwen2_5_VLForConditionalGeneration`: window attention, patch merger, M-RoPE)",
-    "tiny-clip": "an open_clip model (image tower with 14-pixel patches, causal text tower)",
+    "tiny-llava": (
+        "A LLaVA (`LlavaForConditionalGeneration`: CLIP tower, projector, Llama with grouped-query\n"
+        "attention)"
+    ),
+    "tiny-qwen": (
+        "A Qwen2.5-VL (`Qwen2_5_VLForConditionalGeneration`: window attention, patch merger, M-RoPE)"
+    ),
+    "tiny-clip": "An open_clip model (image tower with 14-pixel patches, causal text tower)",
 }
 HEAD = """---
 license: apache-2.0
@@ -22,31 +27,42 @@ tags: [built-in-world, halu]
 ---
 # {name}
 
-{about}, trained from nothing on pictures of halu's built-in world: emoji sprites of {names} everyday categories on noisy
-backgrounds, with exact truth. It lets halu be tried, tested and measured without a download.
+{about}, trained on pictures of halu's built-in world: emoji sprites of {names} everyday
+categories on noisy backgrounds, with exact truth. It lets halu be tried, tested and measured
+without a download.
 
-**It is not LLaVA-1.5, Qwen2.5-VL or OpenAI's CLIP, and its figures say nothing about them.** They show that halu's machinery works
-on a model that really hallucinates, and compare strategies on this world only. It knows no photographs.
+**It is not LLaVA-1.5, Qwen2.5-VL or OpenAI's CLIP, and its figures say nothing about them.** They
+show that halu's machinery works on a model that really errs, and compare strategies on this world
+only. It knows no photographs.
 
 - Size: {megabytes:.1f} MB, float32.
-- Licence: the weights are Apache-2.0. The training pictures were drawn from Twemoji (CC-BY 4.0), Noto Emoji (Apache-2.0) and
-  Fluent Emoji (MIT) sprites; see NOTICE.
+- Licence: the weights are Apache-2.0. The training pictures were drawn from Twemoji (CC-BY 4.0),
+  Noto Emoji (Apache-2.0) and Fluent Emoji (MIT) sprites; see NOTICE.
 - Made by: `{command}`
 - Learning curve: `learning_curve.csv`, `learning_curve.png`.
-{hallucination}
+{more}
 ## Held-out figures
 
-First {n} scenes of the test split, which no training saw; a third of them hold distractors that no training picture has.
-{how} Made by `python -m halu.training.card DIR --n {n}`.
+The first {n} scenes of the test split, which no training saw; a third of them hold distractors that
+no training picture has. {how}
+Made by `python -m halu.training.card DIR --n {n}`.
 
 """
-SLIPS = """- It learnt from captions of which a share names one plausible object that is not there (`--slip`), as the captions that
-  large models learn from do; so plain decoding hallucinates.
-"""
-LANGUAGE = """Stock transformers, greedy decoding. POPE asks six questions an image; "bare" is POPE's text alone, "one word" ends with "Please
-answer this question with one word." An unreadable answer counts as wrong. CHAIR is computed simply here: whole-word
-matches of the category names and their plurals, against the scene's true objects."""
-CLIP = "Crops are single objects among {names} names; ranking is the share of (present, absent) name pairs of a whole scene scored in the right order."
+SLIPS = (
+    "- Of the captions it learnt from a share (`--slip`) names one plausible object that is not\n"
+    "  there, as the captions that large models learn from do; so plain decoding hallucinates.\n"
+)
+HOW_LANGUAGE = (
+    "Stock transformers, greedy decoding. POPE asks six questions an\n"
+    'image; "bare" is POPE\'s text alone, "one word" ends with "Please answer this question with one\n'
+    'word." An unreadable answer counts as wrong. CHAIR is computed simply here: whole-word matches\n'
+    "of the category names and their plurals, against the scene's true objects."
+)
+HOW_CLIP = (
+    "Crops are single objects to be named among {names} names;\n"
+    "ranking is the share of (present, absent) name pairs of a whole scene scored in the right order;\n"
+    "captions are to be found among 32."
+)
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
@@ -75,8 +91,16 @@ def clip_figures(folder: Path, n: int) -> dict[str, dict[str, float]]:
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     words = open_clip.get_tokenizer(f"local-dir:{folder}").tokenizer
     scenes = [draw(seed, split="test", size=corpus.size_of(seed)) for seed in range(n)]
-    pixels = {side: np.stack([corpus.reduced(scene.image, side) for scene in scenes]) for side in corpus.GRIDS}
-    return {"test scenes": {"n": n, **clip.measure(model.eval(), words, corpus.Corpus(scenes, pixels, {}))}}
+    pixels = {
+        side: np.stack([corpus.reduced(scene.image, side) for scene in scenes])
+        for side in corpus.GRIDS
+    }
+    return {
+        "test scenes": {
+            "n": n,
+            **clip.measure(model.eval(), words, corpus.Corpus(scenes, pixels, {})),
+        }
+    }
 
 
 def write(folder: Path, n: int, command: str) -> dict[str, Any]:
@@ -87,13 +111,13 @@ def write(folder: Path, n: int, command: str) -> dict[str, Any]:
     names = len(measure.NAMES)
     text = HEAD.format(
         name=name,
-        about=ABOUT[name][0].upper() + ABOUT[name][1:],
+        about=ABOUT[name],
         names=names,
         megabytes=next(folder.glob("*.safetensors")).stat().st_size / 1e6,
         command=command,
-        hallucination="" if is_clip else SLIPS,
+        more="" if is_clip else SLIPS,
         n=n,
-        how=CLIP.format(names=names) if is_clip else LANGUAGE,
+        how=HOW_CLIP.format(names=names) if is_clip else HOW_LANGUAGE,
     )
     (folder / "README.md").write_text(text + table(figures))
     (folder / "figures.json").write_text(json.dumps({"n": n, "figures": figures}, indent=1) + "\n")
@@ -102,7 +126,9 @@ def write(folder: Path, n: int, command: str) -> dict[str, Any]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure a built-in model on held-out scenes and write its card.")
+    parser = argparse.ArgumentParser(
+        description="Measure a built-in model on held-out scenes and write its card."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=500, help="test scenes")
     asked = parser.parse_args()

@@ -1,7 +1,8 @@
 """Trains tiny-clip: `python -m halu.training.clip --out DIR --start TINY_LLAVA_DIR`.
 
-Half of a batch is crops of single objects, half whole scenes. A crop must find its name among all names, a scene all the names it
-shows, and scenes and their honest captions must find each other. `--start` begins with tiny-llava's trained tower.
+Half of a batch is crops of single objects, half whole scenes. A crop must find its name among all
+names, a scene all the names it shows, and scenes and their honest captions must find each other.
+`--start` begins with tiny-llava's trained tower.
 """
 
 import random
@@ -68,12 +69,22 @@ def samples(data: corpus.Corpus, index: np.ndarray, rng: random.Random) -> list[
 
 def encode(model: open_clip.CLIP, words: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
     """Unit vectors of texts."""
-    ids = words(list(texts), padding="max_length", truncation=True, max_length=clip_shape.LENGTH, return_tensors="pt")
+    ids = words(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=clip_shape.LENGTH,
+        return_tensors="pt",
+    )
     return model.encode_text(ids["input_ids"].to(model.logit_scale.device), normalize=True)
 
 
-def loss(model: open_clip.CLIP, words: PreTrainedTokenizerFast, batch: list[Sample], rng: random.Random) -> tuple[Tensor, float]:
-    """Names for every picture, coloured phrases for crops, captions for scenes; and the share of crops named rightly."""
+def loss(
+    model: open_clip.CLIP, words: PreTrainedTokenizerFast, batch: list[Sample], rng: random.Random
+) -> tuple[Tensor, float]:
+    """Names for every picture, coloured phrases for crops, captions for scenes; and the share of
+    crops named rightly.
+    """
     device = model.logit_scale.device
     pixels = torch.from_numpy(np.stack([sample.image for sample in batch])).to(device)
     images = model.encode_image(normalized(pixels).permute(0, 3, 1, 2), normalize=True)
@@ -85,7 +96,9 @@ def loss(model: open_clip.CLIP, words: PreTrainedTokenizerFast, batch: list[Samp
     texts = encode(model, words, [form.format(one(name)) for name in NAMES] + phrases + captions)
     named, colored, told = texts.split([len(NAMES), len(phrases), len(captions)])
     scale = model.logit_scale.exp().clamp(max=100)
-    shows = torch.tensor([[float(name in sample.shows) for name in NAMES] for sample in batch], device=device)
+    shows = torch.tensor(
+        [[float(name in sample.shows) for name in NAMES] for sample in batch], device=device
+    )
     scores = scale * images @ named.T
     naming = F.cross_entropy(scores, shows / shows.sum(-1, keepdim=True))
     right = (scores[crops].argmax(-1) == shows[crops].argmax(-1)).float().mean().item()
@@ -97,20 +110,35 @@ def loss(model: open_clip.CLIP, words: PreTrainedTokenizerFast, batch: list[Samp
 
 
 @torch.no_grad()
-def measure(model: open_clip.CLIP, words: PreTrainedTokenizerFast, peek: corpus.Corpus) -> dict[str, float]:
-    """On unseen scenes: crops named rightly; a present name scored above an absent one; captions found among 32."""
+def measure(
+    model: open_clip.CLIP, words: PreTrainedTokenizerFast, peek: corpus.Corpus
+) -> dict[str, float]:
+    """On unseen scenes: crops named rightly; a present name scored above an absent one; captions
+    found among 32.
+    """
     rng = random.Random(0)
     batch = samples(peek, np.arange(256), rng)
-    pixels = torch.from_numpy(np.stack([sample.image for sample in batch])).to(model.logit_scale.device)
+    pixels = torch.from_numpy(np.stack([sample.image for sample in batch])).to(
+        model.logit_scale.device
+    )
     images = model.encode_image(normalized(pixels).permute(0, 3, 1, 2), normalize=True)
     named = encode(model, words, [FORMS[0].format(one(name)) for name in NAMES])
     scores = images @ named.T
-    shows = torch.tensor([[name in sample.shows for name in NAMES] for sample in batch], device=scores.device)
+    shows = torch.tensor(
+        [[name in sample.shows for name in NAMES] for sample in batch], device=scores.device
+    )
     right = shows[:128].gather(1, scores[:128].argmax(-1, keepdim=True)).float().mean().item()
-    above = [(row[here][:, None] > row[~here]).float().mean().item() for row, here in zip(scores[128:], shows[128:], strict=True)]
+    above = [
+        (row[here][:, None] > row[~here]).float().mean().item()
+        for row, here in zip(scores[128:], shows[128:], strict=True)
+    ]
     told = encode(model, words, [sample.caption or "" for sample in batch[128:160]])
     found = (images[128:160] @ told.T).argmax(-1).cpu() == torch.arange(32)
-    return {"crops": right, "ranking": float(np.mean(above)), "captions": found.float().mean().item()}
+    return {
+        "crops": right,
+        "ranking": float(np.mean(above)),
+        "captions": found.float().mean().item(),
+    }
 
 
 def train(run: settings.Run, start: Path | None) -> open_clip.CLIP:
@@ -120,7 +148,9 @@ def train(run: settings.Run, start: Path | None) -> open_clip.CLIP:
     words = clip_shape.tokenizer(bpe)
     model = clip_shape.build(bpe, run.seed)
     if start is not None:
-        clip_shape.inherit(model, LlavaForConditionalGeneration.from_pretrained(start).model.vision_tower)
+        clip_shape.inherit(
+            model, LlavaForConditionalGeneration.from_pretrained(start).model.vision_tower
+        )
     model.to(run.device).train()
     curve = Curve(run.out / "learning_curve.csv")
     optimizer, path = Both({"clip": model}, lr=1e-3), run.work / "tiny-clip.pt"
@@ -133,7 +163,9 @@ def train(run: settings.Run, start: Path | None) -> open_clip.CLIP:
         value.backward()
         optimizer.step(schedule(step, run.steps))
         if step % 20 == 0:
-            curve.add("clip", step, step * run.batch * team.size(), loss=value.item(), train_crops=right)
+            curve.add(
+                "clip", step, step * run.batch * team.size(), loss=value.item(), train_crops=right
+            )
         if (step + 1) % 150 == 0 or step + 1 == run.steps:
             checkpoint.keep(path, step + 1, {"model": model}, optimizer)
             curve.add("clip", step, step * run.batch * team.size(), **measure(model, words, peek))

@@ -1,4 +1,6 @@
-"""tiny-clip before training: an open_clip model of tiny-llava's tower shape with a small text tower."""
+"""tiny-clip before training: an open_clip model of tiny-llava's tower shape with a small text
+tower.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +25,13 @@ def configuration(bpe: Tokenizer) -> dict[str, Any]:
     """open_clip's model_cfg."""
     return {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": SIDE, "layers": 4, "width": 160, "head_width": 32, "patch_size": PATCH},
+        "vision_cfg": {
+            "image_size": SIDE,
+            "layers": 4,
+            "width": 160,
+            "head_width": 32,
+            "patch_size": PATCH,
+        },
         "text_cfg": {
             "context_length": LENGTH,
             "vocab_size": bpe.get_vocab_size() + len(SPECIAL),
@@ -39,13 +47,19 @@ def configuration(bpe: Tokenizer) -> dict[str, Any]:
 def tokenizer(bpe: Tokenizer) -> PreTrainedTokenizerFast:
     """The built-in models' vocabulary between a start and an end."""
     made = Tokenizer.from_str(bpe.to_str())
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    made.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     ends = [(token, made.token_to_id(token)) for token in SPECIAL[1:]]
     made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=LENGTH,
+        tokenizer_object=made,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=LENGTH,
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
 
 
 def build(bpe: Tokenizer, seed: int) -> open_clip.CLIP:
@@ -56,7 +70,9 @@ def build(bpe: Tokenizer, seed: int) -> open_clip.CLIP:
 
 @torch.no_grad()
 def inherit(model: open_clip.CLIP, tower: CLIPVisionModel) -> None:
-    """Take over tiny-llava's tower, which already names patches; its unread last layer stays behind."""
+    """Take over tiny-llava's tower, which already names patches; its unread last layer stays
+    behind.
+    """
     visual = model.visual
     visual.conv1.weight.copy_(tower.embeddings.patch_embedding.weight)
     visual.class_embedding.copy_(tower.embeddings.class_embedding)
@@ -74,7 +90,9 @@ def inherit(model: open_clip.CLIP, tower: CLIPVisionModel) -> None:
 
 
 def save(model: open_clip.CLIP, bpe: Tokenizer, folder: Path) -> None:
-    """A folder for `open_clip.create_model_and_transforms("local-dir:FOLDER")` and `open_clip.get_tokenizer` of the same."""
+    """A folder for `open_clip.create_model_and_transforms("local-dir:FOLDER")` and
+    `open_clip.get_tokenizer` of the same.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {
         "mean": list(OPENAI_CLIP_MEAN),
@@ -84,6 +102,8 @@ def save(model: open_clip.CLIP, bpe: Tokenizer, folder: Path) -> None:
     }
     text = json.dumps({"model_cfg": configuration(bpe), "preprocess_cfg": preprocess}, indent=2)
     (folder / "open_clip_config.json").write_text(text + "\n")
-    weights: dict[str, Tensor] = {k: v.detach().cpu().float().contiguous().clone() for k, v in model.state_dict().items()}
+    weights: dict[str, Tensor] = {
+        k: v.detach().cpu().float().contiguous().clone() for k, v in model.state_dict().items()
+    }
     save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     tokenizer(bpe).save_pretrained(folder)

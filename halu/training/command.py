@@ -1,6 +1,9 @@
-"""The command line of the recipe: `python -m halu.training MODEL --out DIR`, on as many workers as asked for."""
+"""The command line of the recipe: `python -m halu.training MODEL --out DIR`, on as many workers
+as asked for.
+"""
 
 import argparse
+import json
 import socket
 import tempfile
 from collections.abc import Sequence
@@ -25,16 +28,39 @@ def parser(model: str | None) -> argparse.ArgumentParser:
         made.add_argument("model", choices=MODELS)
     made.add_argument("--out", type=Path, required=True, help="the model folder to write")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "halu-training", help="drawn scenes, checkpoints")
-    made.add_argument("--scenes", type=int, default=40_000, help="training scenes to draw, once for all models")
+    made.add_argument(
+        "--work",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "halu-training",
+        help="drawn scenes, checkpoints",
+    )
+    made.add_argument(
+        "--scenes", type=int, default=40_000, help="training scenes to draw, once for all models"
+    )
     made.add_argument("--tower-steps", type=int, help="updates of the vision tower")
     made.add_argument("--steps", type=int, help="updates of the language model, or of tiny-clip")
     made.add_argument("--batch", type=int, default=64, help="pictures per update, over all workers")
-    made.add_argument("--workers", type=int, default=1, help="processes that share the work; best: one per free core")
+    made.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that share the work; best: one per free core",
+    )
     made.add_argument("--threads", type=int, default=1, help="threads per worker")
-    made.add_argument("--slip", type=float, default=0.4, help="share of training captions that name an absent object")
-    made.add_argument("--start", type=Path, help="tiny-llava's folder, for tiny-qwen and tiny-clip to start from")
-    made.add_argument("--no-compile", action="store_true", help="without torch.compile, which needs a C++ compiler")
+    made.add_argument(
+        "--slip",
+        type=float,
+        default=0.4,
+        help="share of training captions that name an absent object",
+    )
+    made.add_argument(
+        "--start", type=Path, help="tiny-llava's folder, for tiny-qwen and tiny-clip to start from"
+    )
+    made.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="without torch.compile, which needs a C++ compiler",
+    )
     return made
 
 
@@ -67,8 +93,32 @@ def work(rank: int, asked: argparse.Namespace, port: int) -> None:
     )
     try:
         _train(asked, run)
+        if team.leads():
+            _note(asked, run)
     finally:
         team.leave()
+
+
+def _note(asked: argparse.Namespace, run: settings.Run) -> None:
+    """Keep the command that anyone can run again, with every number that matters and no path of
+    this machine.
+    """
+    given = {
+        "seed": run.seed,
+        "scenes": run.scenes,
+        "tower-steps": run.tower_steps,
+        "steps": run.steps,
+        "batch": asked.batch,
+    }
+    given |= {"workers": asked.workers} | (
+        {} if asked.model == "tiny-clip" else {"slip": asked.slip}
+    )
+    options = " ".join(f"--{name} {value}" for name, value in given.items())
+    start = " --start TINY_LLAVA_DIR" if asked.start else ""
+    command = f"python -m halu.training {asked.model} --out DIR {options}{start}"
+    (run.out / "recipe.json").write_text(
+        json.dumps({"model": asked.model, "command": command} | given, indent=1) + "\n"
+    )
 
 
 def _train(asked: argparse.Namespace, run: settings.Run) -> None:
@@ -80,7 +130,9 @@ def _train(asked: argparse.Namespace, run: settings.Run) -> None:
         from halu.training import qwen
 
         started = language.Lesson(slip=asked.slip, alone=0.0, full=0.3, start=0.4)
-        qwen.train(run, language.Lesson(slip=asked.slip) if asked.start is None else started, asked.start)
+        qwen.train(
+            run, language.Lesson(slip=asked.slip) if asked.start is None else started, asked.start
+        )
     else:
         from halu.training import clip
 

@@ -1,7 +1,7 @@
 """The training pictures, drawn once and kept as arrays that any stage can map into memory.
 
-Scenes are drawn at several sizes and reduced as the image processors do it, so that a large picture and a small one look alike
-to the towers.
+Scenes are drawn at several sizes and reduced as the image processors do it, so that a large
+picture and a small one look alike to the towers.
 """
 
 import dataclasses
@@ -27,7 +27,9 @@ Owners = NDArray[np.int8]
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """`n` scenes: truth without pixels; by resolution the pixels, and which thing owns each patch."""
+    """`n` scenes: truth without pixels; by resolution the pixels, and which thing owns each
+    patch.
+    """
 
     scenes: list[Scene]
     pixels: dict[int, Bytes]
@@ -45,11 +47,15 @@ def reduced(image: Bytes, side: int) -> Bytes:
 
 
 def owners(scene: Scene, grid: int) -> Owners:
-    """[grid, grid] index into `scene.things` of the thing with most of each patch, else -1; as `Scene.labels` decides."""
+    """[grid, grid] index into `scene.things` of the thing with most of each patch, else -1; as
+    `Scene.labels` decides.
+    """
     side, kinds = scene.owner.shape[0], len(scene.things) + 1
     lines = np.arange(side) * grid // side
     cells = (lines[:, None] * grid + lines[None, :]) * kinds
-    shares = np.bincount((cells + scene.owner + 1).ravel(), minlength=grid * grid * kinds).reshape(grid, grid, kinds)
+    shares = np.bincount((cells + scene.owner + 1).ravel(), minlength=grid * grid * kinds).reshape(
+        grid, grid, kinds
+    )
     enough = shares[..., 1:].max(-1) >= PATCH_SHARE * shares.sum(-1)
     return np.where(enough, shares[..., 1:].argmax(-1), -1).astype(np.int8)
 
@@ -60,9 +66,13 @@ def size_of(seed: int) -> int:
 
 
 def blank(scene: Scene, side: int) -> Scene:
-    """The scene without its pixels; a side above one gives arrays of that shape that take no memory."""
+    """The scene without its pixels; a side above one gives arrays of that shape that take no
+    memory.
+    """
     image = np.broadcast_to(np.uint8(0), (side, side, 3))
-    return dataclasses.replace(scene, image=image, owner=np.broadcast_to(np.int16(-1), (side, side)))
+    return dataclasses.replace(
+        scene, image=image, owner=np.broadcast_to(np.int16(-1), (side, side))
+    )
 
 
 def _one(job: tuple[int, str]) -> tuple[Scene, dict[int, Bytes], dict[int, Owners]]:
@@ -88,7 +98,10 @@ def load(folder: Path, n: int, split: str = "train", first: int = 0) -> Corpus:
 
 def _draw_all(files: dict[int, Path], truth: Path, jobs: list[tuple[int, str]]) -> None:
     n = len(jobs)
-    arrays = {s: np.lib.format.open_memmap(path, "w+", np.uint8, (n, s, s, 3)) for s, path in files.items()}
+    arrays = {
+        s: np.lib.format.open_memmap(path, "w+", np.uint8, (n, s, s, 3))
+        for s, path in files.items()
+    }
     owner = {s: np.empty((n, grid, grid), np.int8) for s, grid in GRIDS.items()}
     scenes: list[Scene] = []
     with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, 1 + n // 500)) as pool:
@@ -108,4 +121,6 @@ def _draw_all(files: dict[int, Path], truth: Path, jobs: list[tuple[int, str]]) 
 def first(corpus: Corpus, n: int) -> Corpus:
     """Its first `n` scenes."""
     pixels = {side: array[:n] for side, array in corpus.pixels.items()}
-    return Corpus(corpus.scenes[:n], pixels, {side: array[:n] for side, array in corpus.owners.items()})
+    return Corpus(
+        corpus.scenes[:n], pixels, {side: array[:n] for side, array in corpus.owners.items()}
+    )

@@ -40,12 +40,18 @@ class Curve:
 
         rows = self.rows()
         stages = list(dict.fromkeys(row["stage"] for row in rows))
-        figure, panels = pyplot.subplots(1, len(stages), figsize=(5 * len(stages), 3.6), squeeze=False)
+        figure, panels = pyplot.subplots(
+            1, len(stages), figsize=(5 * len(stages), 3.6), squeeze=False
+        )
         for panel, stage in zip(panels[0], stages, strict=True):
             part = [row for row in rows if row["stage"] == stage]
             for metric in dict.fromkeys(row["metric"] for row in part):
                 line = [row for row in part if row["metric"] == metric]
-                panel.plot([int(r["pictures"]) for r in line], [float(r["value"]) for r in line], label=metric)
+                panel.plot(
+                    [int(r["pictures"]) for r in line],
+                    [float(r["value"]) for r in line],
+                    label=metric,
+                )
             panel.set_title(stage)
             panel.set_xlabel("pictures seen")
             panel.grid(alpha=0.3)

@@ -1,4 +1,5 @@
-"""How each family writes a conversation down, as token ids: the chat template's text, cut where training needs it.
+"""How each family writes a conversation down, as token ids: the chat template's text, cut where
+training needs it.
 
 A test holds the ids equal to what the processor and its chat template give.
 """
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The text around a picture, a question and an answer. `slots` is the number of image tokens."""
+    """The text around a picture, a question and an answer. `slots`: image tokens."""
 
     tokenizer: PreTrainedTokenizerBase
     image: str
@@ -43,7 +44,7 @@ class Dialect:
 
 
 def llava(tokenizer: PreTrainedTokenizerBase) -> Dialect:
-    """LLaVA-1.5: `USER: <image>\\nquestion ASSISTANT: answer</s>`."""
+    """LLaVA-1.5: `USER: <image>` and a new line, then `question ASSISTANT: answer</s>`."""
     return Dialect(
         tokenizer,
         image="<image>",
@@ -62,7 +63,8 @@ def qwen(tokenizer: PreTrainedTokenizerBase) -> Dialect:
         tokenizer,
         image="<|image_pad|>",
         slots=36,
-        head="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>",
+        head="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|>",
         after="<|vision_end|>",
         ask="{}<|im_end|>\n<|im_start|>assistant\n",
         answer="{}<|im_end|>",

@@ -1,6 +1,7 @@
 """Writes a model folder with the key names that the hub's checkpoints use.
 
-transformers 5 renames vision keys when it saves; vLLM reads only the hub's names, and transformers reads both.
+transformers 5 renames vision keys when it saves; vLLM reads only the hub's names, and
+transformers reads both.
 """
 
 from pathlib import Path
@@ -31,13 +32,17 @@ def renamed(key: str, names: tuple[tuple[str, str], ...]) -> str:
     raise KeyError(f"no hub name is known for the weight {key!r}")
 
 
-def write(model: PreTrainedModel, folder: Path, names: tuple[tuple[str, str], ...], eos: int, pad: int) -> None:
+def write(
+    model: PreTrainedModel, folder: Path, names: tuple[tuple[str, str], ...], eos: int, pad: int
+) -> None:
     """config.json, generation_config.json and model.safetensors in float32."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.dtype = torch.float32
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    generation = GenerationConfig(do_sample=False, max_new_tokens=64, eos_token_id=eos, pad_token_id=pad)
+    generation = GenerationConfig(
+        do_sample=False, max_new_tokens=64, eos_token_id=eos, pad_token_id=pad
+    )
     generation.bos_token_id = model.config.get_text_config().bos_token_id
     generation.save_pretrained(folder)
     weights = {

@@ -1,19 +1,22 @@
-"""Stage (c): bridge and language model learn to answer, the tower frozen and its features computed once.
+"""Stage (c): bridge and language model learn to answer, the tower frozen and its features
+computed once.
 
-It begins with bare pairs and mixes natural questions and captions in while the learning rate is still high: natural questions
-straight away stay at chance, and an abrupt switch under a decayed rate falls back to it.
+It begins with bare pairs and mixes natural questions and captions in while the learning rate is
+still high: natural questions straight away stay at chance, and an abrupt switch under a decayed
+rate falls back to it.
 """
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halu.training import checkpoint, settings
+from halu.training import checkpoint, settings, team
 from halu.training.corpus import Corpus
 from halu.training.curve import Curve
 from halu.training.dialect import Dialect
@@ -39,7 +42,9 @@ class Speaker:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The mixture: `start` chat until `alone`, then ever more up to `most` at `full` (shares of the run)."""
+    """The mixture: `start` chat until `alone`, then ever more up to `most` at `full` (shares of
+    the run).
+    """
 
     slip: float = 0.4
     alone: float = 0.15
@@ -58,7 +63,9 @@ def train(
     speaker: Speaker, features: Tensor, corpus: Corpus, peek: tuple[Tensor, Corpus], lesson: Lesson,
     run: settings.Run, curve: Curve,
 ) -> None:  # fmt: skip
-    """`run.steps` updates; the curve gets the loss, the share of right answers, and held-out yes/no accuracy."""
+    """`run.steps` updates; the curve gets the loss, the share of right answers, and held-out
+    yes/no accuracy.
+    """
     optimizer = Both(speaker.modules, lr=lesson.lr)
     path = run.work / f"{speaker.name}-language.pt"
     done = checkpoint.resume(path, speaker.modules, optimizer)
@@ -67,20 +74,34 @@ def train(
             continue
         rng = random.Random(f"{run.seed} {step}")
         chat = rng.random() < lesson.chat(step / run.steps)
-        batch = compose(speaker.dialect, [corpus.scenes[i] for i in index], chat, lesson.slip, speaker.pad, rng)
+        batch = compose(
+            speaker.dialect, [corpus.scenes[i] for i in index], chat, lesson.slip, speaker.pad, rng
+        )
         value, right = loss(speaker, features[index], batch)
         value.backward()
         optimizer.step(schedule(step, run.steps))
         if step % 20 == 0 or step + 1 == run.steps:
             kind = "chat" if chat else "pairs"
-            curve.add("language", step, step * run.batch, **{f"{kind}_loss": value.item(), f"{kind}_right": right})
+            curve.add(
+                "language",
+                step,
+                step * run.batch * team.size(),
+                **{f"{kind}_loss": value.item(), f"{kind}_right": right},
+            )
         if (step + 1) % 150 == 0 or step + 1 == run.steps:
             checkpoint.keep(path, step + 1, speaker.modules, optimizer)
             with torch.no_grad():
-                curve.add("language", step, step * run.batch, **glance(speaker.hidden, speaker.head, speaker.dialect, *peek))
+                curve.add(
+                    "language",
+                    step,
+                    step * run.batch * team.size(),
+                    **glance(speaker.hidden, speaker.head, speaker.dialect, *peek),
+                )
 
 
-def compose(dialect: Dialect, scenes: list, chat: bool, slip: float, pad: int, rng: random.Random) -> Batch:  # type: ignore[type-arg]
+def compose(
+    dialect: Dialect, scenes: list, chat: bool, slip: float, pad: int, rng: random.Random
+) -> Batch:  # type: ignore[type-arg]
     """One batch, all pairs or all chat, so that no sequence is mostly padding."""
     if chat:
         return collate([chat_line(dialect, scene, rng, slip, ROOM) for scene in scenes], pad)
@@ -99,8 +120,20 @@ def loss(speaker: Speaker, features: Tensor, batch: Batch) -> tuple[Tensor, floa
     return F.cross_entropy(scores, target), right
 
 
+def kept_features(
+    path: Path, patches: Callable[[Tensor], Tensor], pixels: np.ndarray, device: torch.device
+) -> Tensor:
+    """`features_of`, from the file if an earlier run has left it."""
+    if not path.exists():
+        torch.save(features_of(patches, pixels, device).cpu(), path)
+    loaded: Tensor = torch.load(path, weights_only=True)
+    return loaded.to(device)
+
+
 @torch.no_grad()
-def features_of(patches: Callable[[Tensor], Tensor], pixels: np.ndarray, device: torch.device, size: int = 64) -> Tensor:
+def features_of(
+    patches: Callable[[Tensor], Tensor], pixels: np.ndarray, device: torch.device, size: int = 64
+) -> Tensor:
     """The frozen tower's output for every picture, in half precision."""
     parts = []
     for at in range(0, len(pixels), size):

@@ -9,7 +9,20 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from halu.training import corpus, dialect, language, llava_shape, matching, packing, settings, team, tokens, tower_stage, towers, words
+from halu.training import (
+    corpus,
+    dialect,
+    language,
+    llava_shape,
+    matching,
+    packing,
+    settings,
+    team,
+    tokens,
+    tower_stage,
+    towers,
+    words,
+)
 from halu.training.curve import Curve
 
 HELD_OUT = 1000
@@ -17,7 +30,9 @@ GLANCE = 320
 
 
 def drawn(run: settings.Run) -> tuple[corpus.Corpus, corpus.Corpus]:
-    """This worker's training scenes, and the held-out ones; the leader draws them where they are missing."""
+    """This worker's training scenes, and the held-out ones; the leader draws them where they are
+    missing.
+    """
     if team.leads():
         corpus.load(run.work, run.scenes)
         corpus.load(run.work, HELD_OUT, "val")
@@ -34,7 +49,9 @@ def tower_job(model: LlavaForConditionalGeneration) -> tower_stage.TowerJob:
     """Its CLIP tower as stage (a) wants it."""
     tower = model.model.vision_tower
     patches = functools.partial(towers.clip_patches, tower)
-    return tower_stage.TowerJob("tiny-llava", tower, patches, llava_shape.SIDE, tower.config.hidden_size)
+    return tower_stage.TowerJob(
+        "tiny-llava", tower, patches, llava_shape.SIDE, tower.config.hidden_size
+    )
 
 
 def hidden(model: LlavaForConditionalGeneration, start: int) -> Callable[[Tensor, Tensor], Tensor]:
@@ -44,7 +61,9 @@ def hidden(model: LlavaForConditionalGeneration, start: int) -> Callable[[Tensor
     def forward(features: Tensor, ids: Tensor) -> Tensor:
         image = bridge(features)
         after = start + image.shape[1]
-        embeds = torch.cat([text.embed_tokens(ids[:, :start]), image, text.embed_tokens(ids[:, after:])], 1)
+        embeds = torch.cat(
+            [text.embed_tokens(ids[:, :start]), image, text.embed_tokens(ids[:, after:])], 1
+        )
         states: Tensor = text(inputs_embeds=embeds, use_cache=False).last_hidden_state
         return states
 
@@ -53,10 +72,19 @@ def hidden(model: LlavaForConditionalGeneration, start: int) -> Callable[[Tensor
 
 def speaker(model: LlavaForConditionalGeneration, spoken: dialect.Dialect) -> language.Speaker:
     """Bridge and language model as stage (c) wants them."""
-    modules = {"bridge": model.model.multi_modal_projector, "text": model.model.language_model, "head": model.lm_head}
+    modules = {
+        "bridge": model.model.multi_modal_projector,
+        "text": model.model.language_model,
+        "head": model.lm_head,
+    }
     start = spoken.opening()[1]
     return language.Speaker(
-        "tiny-llava", modules, hidden(model, start), model.lm_head, spoken, model.config.text_config.pad_token_id
+        "tiny-llava",
+        modules,
+        hidden(model, start),
+        model.lm_head,
+        spoken,
+        model.config.text_config.pad_token_id,
     )
 
 
@@ -69,7 +97,8 @@ def train(run: settings.Run, lesson: language.Lesson) -> LlavaForConditionalGene
     job = tower_job(model)
     tower_stage.train(job, seen, peek, run, curve)
     side = llava_shape.SIDE
-    features = language.features_of(job.patches, seen.pixels[side], run.device)
+    path = run.work / f"tiny-llava-features-{team.rank()}-{team.size()}-{len(seen)}.pt"
+    features = language.kept_features(path, job.patches, seen.pixels[side], run.device)
     shown = language.features_of(job.patches, peek.pixels[side][:GLANCE], run.device)
     text = model.model.language_model
     spoken = dialect.llava(tokens.llava_tokenizer(bpe))

@@ -1,4 +1,6 @@
-"""tiny-llava before training: a CLIP tower, a projector and a Llama, in transformers' own classes."""
+"""tiny-llava before training: a CLIP tower, a projector and a Llama, in transformers' own
+classes.
+"""
 
 from pathlib import Path
 
@@ -21,7 +23,9 @@ GRID = SIDE // PATCH
 
 def processor(bpe: Tokenizer) -> LlavaProcessor:
     """Shorter side to 112 pixels, centre crop, CLIP's mean and deviation, 64 image tokens."""
-    images = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+    )
     tokenizer = tokens.llava_tokenizer(bpe)
     return LlavaProcessor(
         image_processor=images,
@@ -34,7 +38,9 @@ def processor(bpe: Tokenizer) -> LlavaProcessor:
 
 
 def build(bpe: Tokenizer, seed: int) -> LlavaForConditionalGeneration:
-    """Random weights. The tower's last layer is not read, as in LLaVA-1.5 (`vision_feature_layer` -2)."""
+    """Random weights. The tower's last layer is not read, as in LLaVA-1.5 (`vision_feature_layer`
+    -2).
+    """
     torch.manual_seed(seed)
     special = {name: bpe.get_vocab_size() + i for i, name in enumerate(tokens.LLAVA_SPECIAL)}
     vision = CLIPVisionConfig(

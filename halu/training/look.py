@@ -1,4 +1,6 @@
-"""A quick held-out look during training: the first token of the answer to single yes/no questions, no generation."""
+"""A quick held-out look during training: the first token of the answer to single yes/no
+questions, no generation.
+"""
 
 import random
 from collections.abc import Callable
@@ -25,10 +27,19 @@ def questions(corpus: Corpus, kind: Kind) -> list[tuple[int, str, bool]]:
 
 
 def glance(
-    hidden: Callable[[Tensor, Tensor], Tensor], head: nn.Module, dialect: Dialect, features: Tensor, corpus: Corpus
+    hidden: Callable[[Tensor, Tensor], Tensor],
+    head: nn.Module,
+    dialect: Dialect,
+    features: Tensor,
+    corpus: Corpus,
 ) -> dict[str, float]:
-    """Accuracy on natural questions with the one-word request, for random and adversarial absent objects."""
-    return {f"pope_{kind}": _accuracy(hidden, head, dialect, features, questions(corpus, kind)) for kind in ("random", "adversarial")}  # type: ignore[arg-type]
+    """Accuracy on natural questions with the one-word request, for random and adversarial absent
+    objects.
+    """
+    return {
+        f"pope_{kind}": _accuracy(hidden, head, dialect, features, questions(corpus, kind))
+        for kind in ("random", "adversarial")
+    }  # type: ignore[arg-type]
 
 
 def _accuracy(
@@ -39,9 +50,13 @@ def _accuracy(
     right = 0
     for at in range(0, len(asked), SIZE):
         part = asked[at : at + SIZE]
-        lines = [opening + dialect.turn(exists(name) + ONE_WORD, "", True)[0] for _, name, _ in part]
+        lines = [
+            opening + dialect.turn(exists(name) + ONE_WORD, "", True)[0] for _, name, _ in part
+        ]
         longest = max(map(len, lines))
-        ids = torch.tensor([line + [0] * (longest - len(line)) for line in lines], device=features.device)
+        ids = torch.tensor(
+            [line + [0] * (longest - len(line)) for line in lines], device=features.device
+        )
         states = hidden(features[[number for number, _, _ in part]].float(), ids)
         last = states[torch.arange(len(part)), torch.tensor([len(line) - 1 for line in lines])]
         first = [dialect.turn("", answer, True)[1][0] for answer in ("No", "Yes")]

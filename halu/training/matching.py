@@ -1,4 +1,6 @@
-"""Starts some attention heads as "find what equals me", the first thing a model that answers about pictures must learn."""
+"""Starts some attention heads as "find what equals me", the first thing a model that answers
+about pictures must learn.
+"""
 
 import torch
 from torch import nn
@@ -8,7 +10,8 @@ STRENGTH = 0.055
 
 @torch.no_grad()
 def match(layers: nn.ModuleList, count: int, seed: int) -> None:
-    """In the first `count` layers, one query head of each key head starts with that key head's weights.
+    """In the first `count` layers, one query head of each key head starts with that key head's
+    weights.
 
     A word then looks at image tokens that point at the same word, which stage (b) has arranged.
     """

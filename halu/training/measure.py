@@ -1,4 +1,6 @@
-"""Held-out quality by plain greedy decoding with stock transformers, in batches: what the model cards state."""
+"""Held-out quality by plain greedy decoding with stock transformers, in batches: what the model
+cards state.
+"""
 
 import random
 import re
@@ -40,7 +42,9 @@ class Subject:
         self.batch = batch
 
     @torch.no_grad()
-    def answers(self, scenes: Sequence[Scene], asked: Sequence[tuple[int, str]], tokens: int) -> Iterator[str]:
+    def answers(
+        self, scenes: Sequence[Scene], asked: Sequence[tuple[int, str]], tokens: int
+    ) -> Iterator[str]:
         """One greedy answer for each (scene number, question)."""
         for at in range(0, len(asked), self.batch):
             part = asked[at : at + self.batch]
@@ -48,11 +52,15 @@ class Subject:
             images = [[Image.fromarray(scenes[number].image)] for number, _ in part]
             inputs = self.processor(images=images, text=prompts, padding=True, return_tensors="pt")
             made = self.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
-            yield from self.processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            yield from self.processor.batch_decode(
+                made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+            )
 
     def _prompt(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        text: str = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        text: str = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
         return text
 
 
@@ -63,7 +71,9 @@ def said_yes(text: str) -> bool | None:
 
 
 def binary(subject: Subject, scenes: Sequence[Scene], asked: Sequence[Asked]) -> dict[str, float]:
-    """Accuracy, F1 and share of yes over yes/no questions; an unreadable answer is wrong and counted."""
+    """Accuracy, F1 and share of yes over yes/no questions; an unreadable answer is wrong and
+    counted.
+    """
     found = subject.answers(scenes, [(item.scene, item.question) for item in asked], 3)
     said = [said_yes(text) for text in found]
     truth = [item.answer.lower() == "yes" for item in asked]
@@ -82,14 +92,20 @@ def pope(subject: Subject, scenes: Sequence[Scene], kind: Kind, suffix: str) -> 
     """Six questions an image, as POPE has it."""
     where = {image_name(scene): number for number, scene in enumerate(scenes)}
     items = pope_items(scenes, kind, random.Random(f"card {kind}"))
-    return binary(subject, scenes, [Asked(where[item.image], item.text + suffix, item.label) for item in items])
+    return binary(
+        subject,
+        scenes,
+        [Asked(where[item.image], item.text + suffix, item.label) for item in items],
+    )
 
 
 def mme(subject: Subject, scenes: Sequence[Scene], task: Task) -> dict[str, float]:
     """Two questions an image, as MME has it."""
     where = {image_name(scene): number for number, scene in enumerate(scenes)}
     items = mme_items(scenes, task, random.Random(f"card {task}"))
-    return binary(subject, scenes, [Asked(where[item.image], item.question, item.answer) for item in items])
+    return binary(
+        subject, scenes, [Asked(where[item.image], item.question, item.answer) for item in items]
+    )
 
 
 def reading(subject: Subject, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -97,24 +113,33 @@ def reading(subject: Subject, scenes: Sequence[Scene]) -> dict[str, float]:
     where = {image_name(scene): number for number, scene in enumerate(scenes)}
     items = text_items(scenes)
     found = subject.answers(scenes, [(where[item.image], item.text) for item in items], 8)
-    right = sum(text.strip(" .").lower() == item.answer.lower() for text, item in zip(found, items, strict=True))
+    right = sum(
+        text.strip(" .").lower() == item.answer.lower()
+        for text, item in zip(found, items, strict=True)
+    )
     return {"n": len(items), "accuracy": right / max(1, len(items))}
 
 
 def named(text: str) -> set[str]:
-    """The categories a caption names: whole words, singular or plural, longer names before the shorter inside them."""
+    """The categories a caption names: whole words, singular or plural, longer names before the
+    shorter inside them.
+    """
     found = set()
     rest = f" {text.lower()} "
     for name in sorted(NAMES, key=len, reverse=True):
         forms = {name, plural(name).removeprefix("pairs of ")}
-        rest, count = re.subn(rf"\b({'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})\b", " ", rest)
+        rest, count = re.subn(
+            rf"\b({'|'.join(map(re.escape, sorted(forms, key=len, reverse=True)))})\b", " ", rest
+        )
         if count:
             found.add(name)
     return found
 
 
 def chair(subject: Subject, scenes: Sequence[Scene]) -> dict[str, float]:
-    """CHAIR_s, CHAIR_i and recall of captions, a category counted once a caption; words, and answers cut short."""
+    """CHAIR_s, CHAIR_i and recall of captions, a category counted once a caption; words, and
+    answers cut short.
+    """
     found = list(subject.answers(scenes, [(number, CAPTION) for number in range(len(scenes))], 96))
     spoken = [named(text) for text in found]
     wrong = [names - scene.names for names, scene in zip(spoken, scenes, strict=True)]

@@ -1,7 +1,9 @@
-"""Stage (a): a tower learns to name what each patch shows, with its colour, its object's centre and any printed word.
+"""Stage (a): a tower learns to name what each patch shows, with its colour, its object's centre
+and any printed word.
 
-A tower trained through the language model alone needs hours; named patches teach it in minutes. Colour, centre and place are
-there because questions on colours, counts and positions need them, and a tower that only names throws them away.
+A tower trained through the language model alone needs hours; named patches teach it in minutes.
+Colour, centre and place are there because questions on colours, counts and positions need them,
+and a tower that only names throws them away.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,9 @@ SIZES = (len(NAMES) + 1, len(COLORS), len(WORDS) + 1, 4)
 
 
 class Truth(NamedTuple):
-    """Per patch: name, colour (-1 where none is defined), word, and x, y of its object's centre and of itself."""
+    """Per patch: name, colour (-1 where none is defined), word, and x, y of its object's centre
+    and of itself.
+    """
 
     name: Tensor
     color: Tensor
@@ -48,7 +52,9 @@ def _rows(scene: Scene) -> _Rows:
     boxes = np.asarray([thing.box for thing in scene.things], np.float32).reshape(-1, 4)
     centre = (boxes[:, :2] + boxes[:, 2:]) / (2 * side)
     return _Rows(
-        np.asarray([*name, NOTHING]), np.asarray([*color, -1]), np.concatenate([centre, np.zeros((1, 2), np.float32)])
+        np.asarray([*name, NOTHING]),
+        np.asarray([*color, -1]),
+        np.concatenate([centre, np.zeros((1, 2), np.float32)]),
     )
 
 
@@ -73,7 +79,9 @@ def truth(scenes: Sequence[Scene], owners: NDArray[np.int8]) -> Truth:
         colors.append(rows.color[owner])
         words.append(_words(scene, grid))
         places.append(np.concatenate([rows.centre[owner], own], -1))
-    flat = [torch.from_numpy(np.stack(part)).flatten(1, 2) for part in (names, colors, words, places)]
+    flat = [
+        torch.from_numpy(np.stack(part)).flatten(1, 2) for part in (names, colors, words, places)
+    ]
     return Truth(*flat)
 
 
@@ -96,7 +104,9 @@ def loss(read: tuple[Tensor, ...], true: Truth) -> tuple[Tensor, float]:
     weight = torch.ones(len(NAMES) + 1, device=name.device)
     weight[NOTHING] = 0.3
     naming = F.cross_entropy(name.flatten(0, 1), true.name.flatten(), weight)
-    coloring = F.cross_entropy(color.flatten(0, 1), true.color.flatten(), ignore_index=-1, reduction="sum")
+    coloring = F.cross_entropy(
+        color.flatten(0, 1), true.color.flatten(), ignore_index=-1, reduction="sum"
+    )
     coloring = coloring / (true.color >= 0).sum().clamp(min=1)
     reading = F.cross_entropy(word.flatten(0, 1), true.word.flatten())
     here = true.name != NOTHING

@@ -1,6 +1,8 @@
-"""Muon for matrices, AdamW for everything else: about half the steps of AdamW alone on these small models.
+"""Muon for matrices, AdamW for everything else: about half the steps of AdamW alone on these
+small models.
 
-Written out because `torch.optim.Muon` orthogonalises in bfloat16, which a processor without bfloat16 units emulates slowly.
+Written out because `torch.optim.Muon` orthogonalises in bfloat16, which a processor without
+bfloat16 units emulates slowly.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +28,9 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, scaled so that one learning rate suits it and AdamW."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.02) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.02
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
@@ -50,17 +54,26 @@ class Both:
     """The two optimizers of a model behind one handle."""
 
     def __init__(self, modules: Mapping[str, nn.Module], lr: float) -> None:
-        named = {p: f"{key}.{name}" for key, m in modules.items() for name, p in m.named_parameters() if p.requires_grad}
+        named = {
+            p: f"{key}.{name}"
+            for key, m in modules.items()
+            for name, p in m.named_parameters()
+            if p.requires_grad
+        }
         matrices = [p for p, name in named.items() if p.ndim == 2 and not _is_table(name)]
         rest = [p for p in named if all(p is not m for m in matrices)]
         self.lr = lr
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)
+        ]
         if matrices:
             self.parts.append(Muon(matrices, lr=lr))
         self.params = list(named)
 
     def step(self, factor: float) -> None:
-        """One update at `factor` times the learning rate, gradients averaged over the team, clipped to norm 1, then cleared."""
+        """One update at `factor` times the learning rate, gradients averaged over the team,
+        clipped to norm 1, then cleared.
+        """
         team.average(self.params)
         torch.nn.utils.clip_grad_norm_(self.params, 1.0)
         for part in self.parts:
@@ -85,6 +98,8 @@ def _is_table(name: str) -> bool:
 
 
 def schedule(step: int, steps: int, warmup: int = 50, cool: float = 0.4) -> float:
-    """Rise, stay, then fall in a line over the last `cool` of the run: a mixture may change while it stays."""
+    """Rise, stay, then fall in a line over the last `cool` of the run: a mixture may change while
+    it stays.
+    """
     fall = (steps - step) / max(1.0, cool * steps)
     return min(1.0, (step + 1) / warmup, max(fall, 0.02))

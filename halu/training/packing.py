@@ -1,6 +1,7 @@
 """Turns scenes into sequences of token ids: sixteen bare pairs, or as many natural turns as fit.
 
-Several turns share one picture because its tokens cost most of the work; under causal attention that is an ordinary long chat.
+Several turns share one picture because its tokens cost most of the work; under causal attention
+that is an ordinary long chat.
 """
 
 import random
@@ -81,9 +82,20 @@ def collate(lines: Sequence[_Line], pad: int) -> Batch:
 
 
 def corpus_text(scenes: Sequence[Scene], rng: random.Random) -> list[str]:
-    """Everything a tokenizer must know a word of: templates, names in both spellings, turns and captions."""
+    """Everything a tokenizer must know a word of: templates, names in both spellings, turns and
+    captions.
+    """
     lines = [f" {name} ? yes {name} ? no" for name in NAMES]
-    lines += [f"{word}" for word in ("USER: ", "ASSISTANT:", "system\nYou are a helpful assistant.", "user\n", "assistant\n")] * 50
+    lines += [
+        f"{word}"
+        for word in (
+            "USER: ",
+            "ASSISTANT:",
+            "system\nYou are a helpful assistant.",
+            "user\n",
+            "assistant\n",
+        )
+    ] * 50
     for scene in scenes:
         for question, answer in turns(scene, rng, 0.5):
             lines += [f"\n{question} ASSISTANT:", f" {question}", f" {answer}", answer]

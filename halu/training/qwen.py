@@ -1,8 +1,9 @@
 """Trains tiny-qwen: `python -m halu.training.qwen --out DIR --start TINY_LLAVA_DIR`.
 
-Its tower learns from nothing. Its language model has tiny-llava's shape and may start from tiny-llava's trained weights (`--start`,
-which the shipped model did): words, grammar and looking-up are the same, and only the pictures and M-RoPE are new. Without
-`--start` it learns from nothing too, in about three times the steps.
+Its tower learns from nothing. Its language model has tiny-llava's shape and may start from
+tiny-llava's trained weights (`--start`, which the shipped model did): words, grammar and
+looking-up are the same, and only the pictures and M-RoPE are new. Without `--start` it learns
+from nothing too, in about three times the steps.
 """
 
 import functools
@@ -14,7 +15,20 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
 
-from halu.training import corpus, dialect, language, llava, matching, qwen_shape, settings, team, tokens, tower_stage, towers, words
+from halu.training import (
+    corpus,
+    dialect,
+    language,
+    llava,
+    matching,
+    qwen_shape,
+    settings,
+    team,
+    tokens,
+    tower_stage,
+    towers,
+    words,
+)
 from halu.training.curve import Curve
 
 
@@ -22,11 +36,15 @@ def tower_job(model: Qwen2_5_VLForConditionalGeneration) -> tower_stage.TowerJob
     """Its window-attention tower as stage (a) wants it."""
     visual = model.model.visual
     patches = functools.partial(towers.qwen_patches, visual)
-    return tower_stage.TowerJob("tiny-qwen", visual, patches, qwen_shape.SIDE, visual.config.hidden_size)
+    return tower_stage.TowerJob(
+        "tiny-qwen", visual, patches, qwen_shape.SIDE, visual.config.hidden_size
+    )
 
 
 def positions(start: int, slots: int, length: int) -> Tensor:
-    """M-RoPE's three rows for one picture at `start`: before it all equal, in it row and column, after it all equal again."""
+    """M-RoPE's three rows for one picture at `start`: before it all equal, in it row and column,
+    after it all equal again.
+    """
     side = int(slots**0.5)
     cells = torch.arange(slots)
     image = start + torch.stack([torch.zeros_like(cells), cells // side, cells % side])
@@ -45,17 +63,23 @@ def merged(model: Qwen2_5_VLForConditionalGeneration) -> Callable[[Tensor], Tens
     return bridge
 
 
-def hidden(model: Qwen2_5_VLForConditionalGeneration, start: int) -> Callable[[Tensor, Tensor], Tensor]:
+def hidden(
+    model: Qwen2_5_VLForConditionalGeneration, start: int
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Last hidden states from tower features and ids whose image tokens begin at `start`."""
     text, bridge = model.model.language_model, merged(model)
 
     def forward(features: Tensor, ids: Tensor) -> Tensor:
         image = bridge(features)
         after = start + image.shape[1]
-        embeds = torch.cat([text.embed_tokens(ids[:, :start]), image, text.embed_tokens(ids[:, after:])], 1)
+        embeds = torch.cat(
+            [text.embed_tokens(ids[:, :start]), image, text.embed_tokens(ids[:, after:])], 1
+        )
         places = positions(start, image.shape[1], ids.shape[1]).to(ids.device)
         where = places[:, None].expand(-1, len(ids), -1)
-        states: Tensor = text(inputs_embeds=embeds, position_ids=where, use_cache=False).last_hidden_state
+        states: Tensor = text(
+            inputs_embeds=embeds, position_ids=where, use_cache=False
+        ).last_hidden_state
         return states
 
     return forward
@@ -63,16 +87,24 @@ def hidden(model: Qwen2_5_VLForConditionalGeneration, start: int) -> Callable[[T
 
 def speaker(model: Qwen2_5_VLForConditionalGeneration, spoken: dialect.Dialect) -> language.Speaker:
     """Merger and language model as stage (c) wants them."""
-    modules = {"bridge": model.model.visual.merger, "text": model.model.language_model, "head": model.lm_head}
+    modules = {
+        "bridge": model.model.visual.merger,
+        "text": model.model.language_model,
+        "head": model.lm_head,
+    }
     pad = model.config.text_config.pad_token_id
-    return language.Speaker("tiny-qwen", modules, hidden(model, spoken.opening()[1]), model.lm_head, spoken, pad)
+    return language.Speaker(
+        "tiny-qwen", modules, hidden(model, spoken.opening()[1]), model.lm_head, spoken, pad
+    )
 
 
 @torch.no_grad()
 def inherit(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> None:
     """Take over tiny-llava's language model; Qwen's extra attention biases become zero."""
     parent = LlavaForConditionalGeneration.from_pretrained(folder)
-    missing, unexpected = model.model.language_model.load_state_dict(parent.model.language_model.state_dict(), strict=False)
+    missing, unexpected = model.model.language_model.load_state_dict(
+        parent.model.language_model.state_dict(), strict=False
+    )
     if unexpected or any(not name.endswith("proj.bias") for name in missing):
         raise ValueError(f"{folder} does not have tiny-qwen's shape: {[*missing, *unexpected][:5]}")
     for name, weight in model.model.language_model.named_parameters():
@@ -86,7 +118,9 @@ def vocabulary(peek: corpus.Corpus, run: settings.Run) -> Tokenizer:
     return llava.vocabulary(peek.scenes, run.seed)
 
 
-def train(run: settings.Run, lesson: language.Lesson, start: Path | None) -> Qwen2_5_VLForConditionalGeneration:
+def train(
+    run: settings.Run, lesson: language.Lesson, start: Path | None
+) -> Qwen2_5_VLForConditionalGeneration:
     """All three stages, then the folder."""
     seen, peek = llava.drawn(run)
     bpe = vocabulary(peek, run)
@@ -95,7 +129,8 @@ def train(run: settings.Run, lesson: language.Lesson, start: Path | None) -> Qwe
     tower_stage.train(tower_job(model), seen, peek, run, curve)
     side, visual = qwen_shape.SIDE, model.model.visual
     groups = functools.partial(towers.qwen_groups, visual)
-    features = language.features_of(groups, seen.pixels[side], run.device)
+    path = run.work / f"tiny-qwen-features-{team.rank()}-{team.size()}-{len(seen)}.pt"
+    features = language.kept_features(path, groups, seen.pixels[side], run.device)
     few = corpus.first(peek, llava.GLANCE)
     shown = language.features_of(groups, few.pixels[side], run.device)
     spoken = dialect.qwen(tokens.qwen_tokenizer(bpe, run.work / "tiny-qwen-tokenizer"))

@@ -1,7 +1,9 @@
-"""tiny-qwen before training: Qwen2.5-VL's own classes with window attention, patch merger and M-RoPE.
+"""tiny-qwen before training: Qwen2.5-VL's own classes with window attention, patch merger and
+M-RoPE.
 
-A picture is brought to 168x168: 12x12 patches, 2x2 windows of 6x6, 36 image tokens. At 112 pixels a merged token would cover a
-sixteenth of the picture, too coarse for its small objects; at 224 the tower costs twice as much.
+A picture is brought to 168x168: 12x12 patches, 2x2 windows of 6x6, 36 image tokens. At 112 pixels
+a merged token would cover a sixteenth of the picture, too coarse for its small objects; at 224
+the tower costs twice as much.
 """
 
 from pathlib import Path
@@ -26,15 +28,21 @@ def processor(bpe: Tokenizer, folder: Path) -> Qwen2_5_VLProcessor:
     from transformers import Qwen2VLVideoProcessor
 
     images = Qwen2VLImageProcessorPil(
-        size={"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}, patch_size=PATCH, merge_size=2
+        size={"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE},
+        patch_size=PATCH,
+        merge_size=2,
     )
-    video = Qwen2VLVideoProcessor(size={"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}, patch_size=PATCH)
+    video = Qwen2VLVideoProcessor(
+        size={"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}, patch_size=PATCH
+    )
     tokenizer = tokens.qwen_tokenizer(bpe, folder)
     return Qwen2_5_VLProcessor(images, tokenizer, video, chat_template=tokens.QWEN_TEMPLATE)
 
 
 def build(bpe: Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Random weights; the language model has tiny-llava's shape, so that it can start from its weights."""
+    """Random weights; the language model has tiny-llava's shape, so that it can start from its
+    weights.
+    """
     torch.manual_seed(seed)
     special = {name: bpe.get_vocab_size() + i for i, name in enumerate(tokens.QWEN_SPECIAL)}
     vision = {
@@ -56,7 +64,11 @@ def build(bpe: Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
         "num_key_value_heads": 3,
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [4, 6, 6],
+        },
         "bos_token_id": special["<|endoftext|>"],
         "eos_token_id": special["<|im_end|>"],
         "pad_token_id": special["<|endoftext|>"],

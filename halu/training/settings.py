@@ -8,7 +8,9 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The same for every stage. `work` holds the drawn corpus and the checkpoints, `out` the model folder."""
+    """The same for every stage. `work` holds the drawn corpus and the checkpoints, `out` the
+    model folder.
+    """
 
     out: Path
     work: Path

@@ -1,6 +1,8 @@
-"""Several single-threaded workers on one machine, each with its share of the scenes, averaging gradients once a step.
+"""Several single-threaded workers on one machine, each with its share of the scenes, averaging
+gradients once a step.
 
-On a few busy cores that is about twice as fast as one process with several threads, which wait for each other in every layer.
+On a few busy cores that is about twice as fast as one process with several threads, which wait
+for each other in every layer.
 """
 
 from collections.abc import Iterable
@@ -15,7 +17,9 @@ from halu.training.corpus import Corpus
 def join(rank: int, size: int, port: int) -> None:
     """Make this process worker `rank` of `size`; alone, nothing is set up."""
     if size > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+        dist.init_process_group(
+            "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size
+        )
 
 
 def leave() -> None:
@@ -27,6 +31,11 @@ def leave() -> None:
 def size() -> int:
     """How many workers there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which worker this is."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def leads() -> bool:
@@ -46,7 +55,9 @@ def share(corpus: Corpus) -> Corpus:
         return corpus
     part = slice(dist.get_rank(), None, dist.get_world_size())
     pixels = {side: array[part] for side, array in corpus.pixels.items()}
-    return Corpus(corpus.scenes[part], pixels, {side: array[part] for side, array in corpus.owners.items()})
+    return Corpus(
+        corpus.scenes[part], pixels, {side: array[part] for side, array in corpus.owners.items()}
+    )
 
 
 def average(params: Iterable[nn.Parameter]) -> None:

@@ -1,12 +1,24 @@
-"""The tokenizers: byte-level BPE in which every word of the built-in world is one token and any text can be written.
+"""The tokenizers: byte-level BPE in which every word of the built-in world is one token and any
+text can be written.
 
-Both families share ids for ordinary text, so that what one language model learnt about words can start the other.
+Both families share ids for ordinary text, so that what one language model learnt about words can
+start the other.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -24,11 +36,13 @@ QWEN_SPECIAL = (
 LLAVA_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['content'] is string %}{% set text = message['content'] %}{% else %}"
-    "{% set text = message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') %}"
+    "{% set text = message['content'] | selectattr('type', 'equalto', 'text')"
+    " | map(attribute='text') | join(' ') %}"
     "{% endif %}"
     "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
     "{% if message['content'] is not string %}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}"
+    "{{ '<image>\n' }}{% endfor %}"
     "{% endif %}{{ text + ' ' }}"
     "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' + text + '</s>' }}"
     "{% else %}{{ text + ' ' }}{% endif %}"
@@ -42,8 +56,10 @@ QWEN_TEMPLATE = (
     "<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif part['type'] == 'video' or 'video' in part %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' or 'video' in part %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}"
@@ -77,7 +93,9 @@ def _special(tokens: tuple[str, ...]) -> list[AddedToken]:
 
 
 def llava_tokenizer(bpe: Tokenizer) -> PreTrainedTokenizerFast:
-    """LLaVA's conventions: `<s>` in front, `</s>` after an answer, `<image>` where the picture stands."""
+    """LLaVA's conventions: `<s>` in front, `</s>` after an answer, `<image>` where the picture
+    stands.
+    """
     tokenizer = Tokenizer.from_str(bpe.to_str())
     tokenizer.add_special_tokens(_special(LLAVA_SPECIAL))
     start = tokenizer.token_to_id("<s>")
@@ -99,7 +117,7 @@ def llava_tokenizer(bpe: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def qwen_tokenizer(bpe: Tokenizer, folder: Path) -> Qwen2Tokenizer:
-    """Qwen's conventions, in Qwen's own tokenizer class; `folder` receives the intermediate file."""
+    """Qwen's conventions, in Qwen's own tokenizer class; `folder` receives its file."""
     tokenizer = Tokenizer.from_str(bpe.to_str())
     tokenizer.add_special_tokens(_special(QWEN_SPECIAL))
     folder.mkdir(parents=True, exist_ok=True)

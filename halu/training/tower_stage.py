@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from halu.training import checkpoint, naming, settings
+from halu.training import checkpoint, naming, settings, team
 from halu.training.corpus import Corpus
 from halu.training.curve import Curve
 from halu.training.optimizer import Both, schedule
@@ -27,7 +27,9 @@ class TowerJob:
 
 
 def batches(n: int, size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Index batches: every scene once per round, each round in its own order; the same for the same seed."""
+    """Index batches: every scene once per round, each round in its own order; the same for the
+    same seed.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
     at = 0
@@ -38,8 +40,12 @@ def batches(n: int, size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
         at += size
 
 
-def train(job: TowerJob, corpus: Corpus, look: Corpus, run: settings.Run, curve: Curve) -> naming.Namer:
-    """`run.tower_steps` updates; the curve gets the share of object patches named rightly on unseen scenes."""
+def train(
+    job: TowerJob, corpus: Corpus, look: Corpus, run: settings.Run, curve: Curve
+) -> naming.Namer:
+    """`run.tower_steps` updates; the curve gets the share of object patches named rightly on
+    unseen scenes.
+    """
     torch.manual_seed(run.seed)
     namer = naming.Namer(job.width).to(run.device)
     job.module.to(run.device).train()
@@ -55,17 +61,24 @@ def train(job: TowerJob, corpus: Corpus, look: Corpus, run: settings.Run, curve:
         value.backward()
         optimizer.step(schedule(step, run.tower_steps))
         if step % 25 == 0 or step + 1 == run.tower_steps:
-            curve.add("tower", step, step * run.batch, loss=value.item(), train_named=right)
+            curve.add(
+                "tower", step, step * run.batch * team.size(), loss=value.item(), train_named=right
+            )
         if (step + 1) % 250 == 0 or step + 1 == run.tower_steps:
             checkpoint.keep(path, step + 1, parts, optimizer)
             named = measure(job, patches, namer, look, run)
-            curve.add("tower", step, step * run.batch, named=named)
+            curve.add("tower", step, step * run.batch * team.size(), named=named)
     job.module.eval()
     return namer
 
 
 def _loss(
-    job: TowerJob, patches: Patches, namer: naming.Namer, corpus: Corpus, index: np.ndarray, device: torch.device
+    job: TowerJob,
+    patches: Patches,
+    namer: naming.Namer,
+    corpus: Corpus,
+    index: np.ndarray,
+    device: torch.device,
 ) -> tuple[Tensor, float]:
     images = torch.from_numpy(np.array(corpus.pixels[job.side][index])).to(device)
     true = naming.truth([corpus.scenes[i] for i in index], corpus.owners[job.side][index])
@@ -73,9 +86,13 @@ def _loss(
 
 
 @torch.no_grad()
-def measure(job: TowerJob, patches: Patches, namer: naming.Namer, look: Corpus, run: settings.Run) -> float:
+def measure(
+    job: TowerJob, patches: Patches, namer: naming.Namer, look: Corpus, run: settings.Run
+) -> float:
     """The share of object patches named rightly, over whole batches of `look`."""
     rights = []
     for at in range(0, len(look) - run.batch + 1, run.batch):
-        rights.append(_loss(job, patches, namer, look, np.arange(at, at + run.batch), run.device)[1])
+        rights.append(
+            _loss(job, patches, namer, look, np.arange(at, at + run.batch), run.device)[1]
+        )
     return float(np.mean(rights))

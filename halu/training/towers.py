@@ -1,6 +1,8 @@
-"""Both towers over a batch of equal pictures, written for training: no per-picture loops, patches cut by a reshape.
+"""Both towers over a batch of equal pictures, written for training: no per-picture loops, patches
+cut by a reshape.
 
-The weights live in transformers' own modules; a test holds these functions equal to the stock forward.
+The weights live in transformers' own modules; a test holds these functions equal to the stock
+forward.
 """
 
 import torch
@@ -23,7 +25,9 @@ def normalized(images: Tensor) -> Tensor:
 
 
 def cut(images: Tensor, patch: int) -> Tensor:
-    """[B, S, S, 3] to [B, (S/patch)^2, 3 * patch * patch] in raster order, channels first inside a patch."""
+    """[B, S, S, 3] to [B, (S/patch)^2, 3 * patch * patch] in raster order, channels first inside
+    a patch.
+    """
     b, side = images.shape[:2]
     grid = side // patch
     x = images.view(b, grid, patch, grid, patch, 3).permute(0, 1, 3, 5, 2, 4)
@@ -43,14 +47,18 @@ def clip_patches(tower: CLIPVisionModel, images: Tensor) -> Tensor:
 
 
 def window_order(grid: int, window: int) -> Tensor:
-    """Raster patch index at each place of Qwen's order: windows, in them 2x2 groups, in them patches."""
+    """Raster patch index at each place of Qwen's order: windows, in them 2x2 groups, in them
+    patches.
+    """
     merged, wide = grid // 2, window // 2
     patch = torch.arange(grid * grid).view(merged // wide, wide, 2, merged // wide, wide, 2)
     return patch.permute(0, 3, 1, 4, 2, 5).reshape(-1)
 
 
 def qwen_groups(visual: Qwen2_5_VisionTransformerPretrainedModel, images: Tensor) -> Tensor:
-    """What Qwen's merger reads: [B, g*g/4, 4, C], the groups in raster order and in each the patches in raster order."""
+    """What Qwen's merger reads: [B, g*g/4, 4, C], the groups in raster order and in each the
+    patches in raster order.
+    """
     config = visual.config
     patch = int(config.patch_size)
     grid = images.shape[1] // patch
@@ -71,7 +79,11 @@ def qwen_patches(visual: Qwen2_5_VisionTransformerPretrainedModel, images: Tenso
     """The same, patch by patch in raster order: [B, g*g, C]."""
     groups = qwen_groups(visual, images)
     half = int(groups.shape[1] ** 0.5)
-    return groups.view(len(groups), half, half, 2, 2, -1).transpose(2, 3).reshape(len(groups), 4 * half * half, -1)
+    return (
+        groups.view(len(groups), half, half, 2, 2, -1)
+        .transpose(2, 3)
+        .reshape(len(groups), 4 * half * half, -1)
+    )
 
 
 def _block(block: Qwen2_5_VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor, size: int) -> Tensor:
@@ -80,7 +92,9 @@ def _block(block: Qwen2_5_VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor, si
     heads = block.attn.num_heads
     qkv = block.attn.qkv(block.norm1(x)).view(b, n, 3, heads, -1)
     q, k = apply_rotary_pos_emb_vision(qkv[:, :, 0], qkv[:, :, 1], cos, sin)
-    parts = [t.reshape(b * n // size, size, heads, -1).transpose(1, 2) for t in (q, k, qkv[:, :, 2])]
+    parts = [
+        t.reshape(b * n // size, size, heads, -1).transpose(1, 2) for t in (q, k, qkv[:, :, 2])
+    ]
     seen = F.scaled_dot_product_attention(*parts).transpose(1, 2).reshape(b, n, width)
     x = x + block.attn.proj(seen)
     return x + block.mlp(block.norm2(x))

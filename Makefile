@@ -1,0 +1,79 @@
+# Everything that is done with a checkout. Needs GNU make and Python 3.10 to 3.13, nothing else.
+
+PYTHON ?= python3
+# Address of PyTorch's own package index for CPU builds, for a machine without a GPU. Empty: pip
+# takes the build that it finds first, which on Linux is the CUDA one unless pip knows a CPU wheel.
+TORCH_INDEX_URL ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CODE := halu decoders detectors service eval tests tools examples benchmarks
+INSTALLED := $(VENV)/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check format-check lint types docs-check format docs wheel clean
+
+help:
+	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
+	@echo 'make demo      install, then ask the built-in model and measure it'
+	@echo 'make test      install, then the whole test suite (PYTEST_ARGS=... for a part of it)'
+	@echo 'make check     install, then format, lint, types, generated docs'
+	@echo 'make format    format the code and mend what lint can mend'
+	@echo 'make docs      write the generated parts of the README'
+	@echo 'make wheel     a wheel in dist/'
+	@echo 'make clean     remove what was built; .venv stays'
+
+install: $(INSTALLED)
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: format-check lint types docs-check
+
+format-check: install
+	$(BIN)/ruff format --check $(wildcard $(CODE))
+
+lint: install
+	$(BIN)/ruff check $(wildcard $(CODE))
+
+# mypy -p needs the packages where they are once installed. setuptools never removes a module from
+# build/lib that the tree has lost, so that goes first.
+types: install
+	rm -rf build/lib build/typed
+	$(PIP) install --quiet --no-deps --no-build-isolation --target build/typed .
+	MYPYPATH=build/typed $(BIN)/mypy -p halu
+
+docs-check: install
+	$(BIN)/python tools/readme_tables.py --check
+
+format: install
+	$(BIN)/ruff check --fix-only $(wildcard $(CODE))
+	$(BIN)/ruff format $(wildcard $(CODE))
+
+docs: install
+	$(BIN)/python tools/readme_tables.py
+
+wheel: install
+	rm -rf build/lib
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit("halu needs Python 3.10 to 3.13; this is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and alone: from its own index if one is named, and before anything that needs
+# it, so that what is there already is kept. The CPU index has nothing else that halu wants.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --upgrade -c constraints.txt pip setuptools
+	$(PIP) install --no-deps $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints.txt torch
+	$(PIP) install --no-build-isolation -c constraints.txt -e '.[all,dev]'
+	@touch $@

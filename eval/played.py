@@ -1,0 +1,31 @@
+"""A model played by a function: runs benchmarks, reports and their tests without any model.
+
+For whoever writes a benchmark or a backend; it takes the same road as a real one.
+"""
+
+from collections.abc import Callable, Iterator
+
+from halu.types import Answer, Generate, Request, Resolved, Usage
+
+
+def played(reply: Callable[[Request], str]) -> Generate:
+    """Build a `Generate` that answers each request with `reply`, counting a word as a token."""
+
+    def generate(requests: list[Request]) -> Iterator[tuple[int, Answer]]:
+        for number, request in enumerate(requests):
+            text = reply(request)
+            words = len(text.split())
+            yield (
+                number,
+                Answer(
+                    text=text,
+                    tokens=(),
+                    finish_reason="stop",
+                    usage=Usage(
+                        prompt_tokens=0, image_tokens=0, completion_tokens=words, forwards=words
+                    ),
+                    strategy=Resolved(name=request.strategy or "greedy", params=request.params),
+                ),
+            )
+
+    return generate

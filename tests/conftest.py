@@ -1,0 +1,91 @@
+"""Shared by all tests: one thread, no network, random models of every family, pictures, poisoned memory."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+from halu import torchvision_shim
+
+torchvision_shim.apply()  # tests import transformers themselves, some before halu does
+
+torch.set_num_threads(1)
+
+settings.register_profile("halu", deadline=None, derandomize=True, database=None, max_examples=40)
+settings.load_profile("halu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def poisoned_memory() -> Iterator[None]:
+    """Memory that library code allocates without filling it comes back full of NaN, so that a
+    forgotten corner shows.
+    """
+    patch = pytest.MonkeyPatch()
+    for name in ("empty", "empty_like"):
+        patch.setattr(torch, name, _poisoned(getattr(torch, name)))
+    yield
+    patch.undo()
+
+
+def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def allocated(*args: Any, **kwargs: Any) -> torch.Tensor:
+        memory = allocate(*args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.startswith("halu") and memory.is_floating_point():
+            memory.fill_(float("nan"))
+        return memory
+
+    return allocated
+
+
+@pytest.fixture(scope="session")
+def adapter() -> Callable[[str], Any]:
+    """The random adapter of a family, shared by all tests: nothing may change it."""
+    from halu.testing.random_models import random_adapter
+
+    return cache(random_adapter)
+
+
+@pytest.fixture(scope="session")
+def stock() -> Callable[[str], Any]:
+    """The same model (same weights) of a family without anything of halu in it."""
+    from halu.testing.random_models import random_adapter
+
+    @cache
+    def made(family: str) -> Any:
+        released = random_adapter(family)
+        released.release()
+        return released.model
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Image.Image]:
+    """A picture of some size: blocks of colour with a little noise, the same for the same seed."""
+
+    def made(width: int = 56, height: int = 56, seed: int = 0) -> Image.Image:
+        rng = np.random.default_rng(seed)
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        blocks = np.asarray(coarse.resize((width, height), Image.Resampling.NEAREST), dtype=int)
+        noise = rng.integers(-20, 21, blocks.shape)
+        return Image.fromarray((blocks + noise).clip(0, 255).astype(np.uint8))
+
+    return made

@@ -1,0 +1,116 @@
+"""Watches the real decoding loop: every row that a rule sees, what it makes of it, what it costs."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halu.adapters import Adapter
+from halu.decode import Decoder
+from halu.prompt import Prompt
+from halu.strategy import Plan, Step
+from halu.types import Answer, Request
+
+PARAMS: dict[str, dict[str, Any]] = {
+    "ritual": {"beta": 0.8},
+    "var": {
+        "dimensions": (1, 2),
+        "tau": 1.5,
+        "summ": 0.05,
+        "rho": 0.2,
+        "move_fraction": 0.8,
+    },
+    "vcd": {"beta": 0.8},
+}
+"""Parameters with which a strategy acts on a random model: its sinks are other dimensions, and its
+rows are so flat that the usual cutoffs keep every token.
+"""
+
+
+@dataclass
+class Count:
+    """Forwards of the language model, and rows that went through it."""
+
+    forwards: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One request's life: the answer, each step's raw rows, the rule's row, the plan, the cost."""
+
+    answer: Answer
+    steps: list[Step]
+    ruled: list[Tensor]
+    plan: Plan
+    count: Count
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token.id for token in self.answer.tokens]
+
+
+def record(adapter: Adapter, request: Request) -> Run:
+    """Runs one request in the real loop and writes down what happens."""
+    steps: list[Step] = []
+    ruled: list[Tensor] = []
+    decoder = Decoder(adapter)
+    with counted(adapter) as count:
+        (job,) = decoder.add([request])
+        plan = job.plan
+
+        def watched(step: Step) -> Tensor:
+            row = plan.rule(step)
+            rows = {name: value.clone() for name, value in step.rows.items()}
+            steps.append(Step(step.index, rows, list(step.tokens)))
+            ruled.append(row.clone())
+            return row
+
+        job.plan = replace(plan, rule=watched)
+        while decoder.jobs:
+            decoder.step()
+    assert job.answer is not None
+    return Run(job.answer, steps, ruled, plan, count)
+
+
+@contextmanager
+def counted(adapter: Adapter) -> Iterator[Count]:
+    """Counts what goes through the language model meanwhile."""
+    count = Count()
+
+    def seen(module: Any, args: Any, output: Any) -> None:
+        count.forwards += 1
+        count.rows += output.last_hidden_state.shape[0]
+
+    hook = adapter.text.register_forward_hook(seen)
+    try:
+        yield count
+    finally:
+        hook.remove()
+
+
+@torch.inference_mode()
+def full_rows(model: Any, prompt: Prompt, tokens: Sequence[int], **extra: Any) -> Tensor:
+    """Rows [n + 1, V] from a stock model in one forward without a cache: after the prompt, after
+    each token.
+    """
+    ids = torch.tensor([[*prompt.ids, *tokens]])
+    inputs = {**prompt.pixels, **extra}
+    if "qwen" in model.config.model_type:
+        model.model.rope_deltas = None
+        inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **inputs)
+    rows: Tensor = out.logits[0, len(prompt.ids) - 1 :].float()
+    return rows
+
+
+def same_rows(a: Tensor, b: Tensor, tolerance: float = 2e-4) -> bool:
+    """Whether two rows of scores are equal up to an additive constant, -inf in the same places."""
+    if not torch.equal(torch.isneginf(a), torch.isneginf(b)):
+        return False
+    kept = ~torch.isneginf(a)
+    gap = torch.log_softmax(a[kept], -1) - torch.log_softmax(b[kept], -1)
+    return bool(gap.abs().max() <= tolerance)

@@ -1,0 +1,263 @@
+"""The house keeps its own rules: import arrows, sizes, names; and the README tells the truth."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGES = {
+    "halu": "halu",
+    "decoders": "halu.decoders",
+    "detectors": "halu.detectors",
+    "eval": "halu.eval",
+    "service": "halu.service",
+}
+SCRIPTS = ("tools", "examples", "benchmarks")
+
+# What each part may import of halu, besides itself. The longest prefix that fits a module counts.
+MAY_IMPORT = {
+    "halu.errors": "",
+    "halu.types": "errors",
+    "halu.registry": "errors",
+    "halu.layout": "",
+    "halu.images": "errors",
+    "halu.scenes": "errors",
+    "halu.attention": "errors layout types",
+    "halu.adapters": "attention errors layout models prompt strategy torchvision_shim types",
+    "halu.grounding": "errors images layout models registry torchvision_shim types",
+    "halu.decoders": (
+        "attention constants errors grounding layout prompt rules search strategy types views"
+    ),
+    "halu.detectors": "errors grounding images layout registry types",
+    "halu.eval": "engine errors images registry scenes types",
+    "halu.service": "catalogue engine errors images registry types",
+}
+# Nobody below these imports them.
+TOP = ("halu.cli", "halu.eval", "halu.service", "halu.decoders", "halu.detectors", "halu.testing")
+MAY_IMPORT_TOP = {
+    "halu.catalogue": ("halu.eval", "halu.detectors"),  # through their registries
+    "halu.cli": ("halu.eval", "halu.service", "halu.detectors"),
+}
+# Libraries that live in one place.
+ONLY_IN = {
+    "transformers": ("halu.adapters", "halu.testing", "halu.training"),
+    "triton": ("halu.attention.triton",),
+    "open_clip": ("halu.grounding", "halu.training"),
+    "fastapi": ("halu.service",),
+}
+WITHOUT_TORCH = ("halu.types", "halu.errors", "halu.registry", "halu.scenes", "halu.eval")
+
+FILE_LINES = 300
+KERNEL_LINES = 350
+FUNCTION_LINES = 60
+NAMES_THAT_SAY_NOTHING = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
+CLASSES_THAT_SAY_NOTHING = ("Helper", "Helpers", "Manager", "Util", "Utils")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: the module (or a name in it), and where the import stands."""
+
+    target: str
+    line: int
+
+
+def code_files(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def module_name(path: Path) -> str:
+    top, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGES[top], *rest]).removesuffix(".__init__")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of halu by its installed name."""
+    return {module_name(path): path for path in code_files(*PACKAGES)}
+
+
+@cache
+def imports(path: Path) -> list[Import]:
+    """What a file imports, inside functions too; `from a import b` counts as a.b."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [Import(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found += [Import(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def offences() -> Iterator[tuple[Path, Import, str]]:
+    for name, path in modules().items():
+        part = max((part for part in MAY_IMPORT if within(name, part)), key=len, default=None)
+        allowed = [f"halu.{each}" for each in MAY_IMPORT[part].split()] if part else []
+        top = MAY_IMPORT_TOP.get(next((t for t in MAY_IMPORT_TOP if within(name, t)), ""), ())
+        for found in imports(path):
+            ours = within(found.target, "halu")
+            if part and ours and not any(within(found.target, a) for a in (part, *allowed)):
+                yield path, found, f"{part} may import {MAY_IMPORT[part] or 'nothing of halu'}"
+            forbidden = next((t for t in TOP if within(found.target, t)), None)
+            if not part and forbidden and not within(name, forbidden) and forbidden not in top:
+                yield path, found, f"{forbidden} is not imported from below"
+            for library, homes in ONLY_IN.items():
+                named = library in found.target.split(".")[:: len(found.target.split(".")) - 1 or 1]
+                if named and not any(name.startswith(home) for home in homes):
+                    yield path, found, f"{library} belongs in {' or '.join(homes)}"
+            if within(found.target, "torch") and any(within(name, w) for w in WITHOUT_TORCH):
+                yield path, found, "no torch here"
+
+
+def test_imports_follow_the_arrows() -> None:
+    told = [
+        f"{path.relative_to(ROOT)}:{found.line}: imports {found.target}; {why}"
+        for path, found, why in offences()
+    ]
+    assert not told, "\n".join(told)
+
+
+def test_a_strategy_is_one_file() -> None:
+    for path in code_files("decoders"):
+        siblings = [i.target for i in imports(path) if within(i.target, "halu.decoders")]
+        assert not siblings, f"{path.name} imports {siblings}"
+
+
+def test_files_and_functions_stay_small() -> None:
+    told = []
+    for path in code_files(*PACKAGES, *SCRIPTS):
+        text = path.read_text(encoding="utf-8")
+        lines = len(text.splitlines())
+        limit = KERNEL_LINES if path.stem.startswith("triton") else FILE_LINES
+        if lines > limit:
+            told.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {limit}")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > FUNCTION_LINES:
+                    where = f"{path.relative_to(ROOT)}:{node.lineno}"
+                    told.append(f"{where}: {node.name} {length} lines, at most {FUNCTION_LINES}")
+    assert not told, "\n".join(told)
+
+
+def test_names_say_what_a_thing_is() -> None:
+    told = []
+    for path in code_files(*PACKAGES, *SCRIPTS, "tests"):
+        if NAMES_THAT_SAY_NOTHING & {path.stem.lower(), path.parent.name.lower()}:
+            told.append(str(path.relative_to(ROOT)))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(CLASSES_THAT_SAY_NOTHING):
+                told.append(f"{path.relative_to(ROOT)}:{node.lineno}: class {node.name}")
+    assert not told, "\n".join(told)
+
+
+# The README
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, the line on which the text starts."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(*languages: str) -> list[Block]:
+    """The README's blocks in these languages, but for those under `<!-- not run: REASON -->`."""
+    fence = re.compile(r"(<!-- not run: .+? -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [
+        Block(match[2], match[3], README.count("\n", 0, match.start(3)) + 1)
+        for match in fence.finditer(README)
+        if match[2] in languages and not match[1]
+    ]
+
+
+def commands() -> list[str]:
+    """The command lines in the README's shell blocks, prompts and continuations removed."""
+    text = "\n".join(block.text for block in blocks("bash", "sh", "shell", "console"))
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line.strip().removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
+
+
+@pytest.mark.slow
+def test_the_python_in_the_readme_runs(tmp_path: Path) -> None:
+    from halu.models import builtin
+
+    if "tiny-llava" not in builtin():
+        pytest.skip("tiny-llava is not in the tree yet")
+    python = blocks("python")
+    assert python, "the README shows no Python"
+    script = [""] * README.count("\n")
+    for block in python:  # on the README's own lines, so that a traceback points there
+        lines = block.text.splitlines()
+        script[block.line - 1 : block.line - 1 + len(lines)] = lines
+        lay_out_pictures(block.text, tmp_path)
+    (tmp_path / "README.py").write_text("\n".join(script), encoding="utf-8")
+    command = [sys.executable, "README.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def lay_out_pictures(code: str, folder: Path) -> None:
+    """Puts a picture wherever the code reads one: the repository's own, else one of the built-in world."""
+    from halu.scenes import draw
+
+    for name in re.findall(r"[\"']([\w./-]+\.(?:jpe?g|png|webp))[\"']", code):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file():
+            path.write_bytes((ROOT / name).read_bytes())
+        else:
+            draw(0, "test", 112).image.save(path)
+
+
+def test_the_commands_in_the_readme_exist() -> None:
+    import typer
+
+    from halu.cli import app
+
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    shown = [shlex.split(line, comments=True) for line in commands() if line.startswith("halu ")]
+    if not shown:
+        pytest.skip("the README shows no command yet")
+    for words in shown:
+        command, rest = known.get(words[1]), words[2:]
+        assert command, f"{shlex.join(words)}: no such command"
+        while hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        options = {"-h", "--help"}.union(*(parameter.opts for parameter in command.params))
+        given = {word.partition("=")[0] for word in rest if re.match(r"--?[a-zA-Z]", word)}
+        assert given <= options, f"{shlex.join(words)}: no option {sorted(given - options)}"
+
+
+def test_the_make_targets_in_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in commands():
+        words = shlex.split(line, comments=True)
+        for target in words[1:] if words[:1] == ["make"] else []:
+            known = rf"^{re.escape(target.partition('=')[0])}(:| \?=)"
+            assert re.search(known, makefile, re.MULTILINE), f"{line}: no {target}"
+
+
+@pytest.mark.slow
+def test_the_generated_tables_in_the_readme_are_current() -> None:
+    if "<!-- generated: " not in README:
+        pytest.skip("the README has no generated table yet")
+    command = [sys.executable, str(ROOT / "tools/readme_tables.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

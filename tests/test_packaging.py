@@ -1,0 +1,151 @@
+"""What ships: the wheel has every module and data file and nothing else, and works on its own."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = {
+    "halu": "halu",
+    "decoders": "halu/decoders",
+    "detectors": "halu/detectors",
+    "eval": "halu/eval",
+    "service": "halu/service",
+}
+SHIPPED_MODELS = {"tiny-llava": 25, "tiny-qwen": 25, "tiny-clip": 15}  # largest size in MB
+# Dependencies that `make install` leaves out: a module that needs one may fail to import without it.
+NOT_INSTALLED = ("triton", "vllm")
+
+IMPORT_ALL = """
+import importlib, sys
+sys.meta_path = [f for f in sys.meta_path if "Editable" not in getattr(f, "__name__", "")]
+here, absent, *names = sys.argv[1:]
+for name in names:
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in absent.split(","):
+            raise
+        continue
+    assert module.__file__.startswith(here), module.__file__
+strays = [m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] == "halu" and m.__file__]
+assert all(file.startswith(here) for file in strays), strays
+print(len(names))
+"""
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing left over from an earlier build can slip in."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        copytree(ROOT / name, tree / name, ignore=ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", out]
+    python("-m", "pip", "wheel", *options, tree)
+    (built,) = out.glob("halu-*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def files(wheel: Path) -> dict[str, int]:
+    """Every file of the wheel and its size in bytes."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {item.filename: item.file_size for item in archive.infolist() if not item.is_dir()}
+
+
+def python(*arguments: object, cwd: Path | None = None, **environment: str) -> str:
+    """What another interpreter prints; its errors are shown if it fails."""
+    command = [sys.executable, *map(str, arguments)]
+    env = os.environ | environment
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def in_wheel(path: Path) -> str:
+    """Where a file of the tree lies once installed."""
+    top, *rest = path.relative_to(ROOT).parts
+    return str(PurePosixPath(SOURCES[top], *rest))
+
+
+def test_every_module_of_the_tree_is_in_the_wheel(files: dict[str, int]) -> None:
+    tree = {in_wheel(path) for name in SOURCES for path in (ROOT / name).rglob("*.py")}
+    assert {name for name in files if name.endswith(".py")} == tree
+
+
+def test_every_data_file_of_the_tree_is_in_the_wheel(files: dict[str, int]) -> None:
+    tree = {
+        in_wheel(path)
+        for name in SOURCES
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    shipped = {name for name in files if not name.endswith(".py") and name.startswith("halu/")}
+    assert shipped == tree
+    assert {"halu/py.typed", "halu/scenes/atlas.webp", "halu/scenes/atlas.json"} <= shipped
+    assert {"halu/templates/trace.html", "halu/eval/report.html"} <= shipped
+
+
+def test_the_wheel_has_one_root_its_licences_and_no_tests(files: dict[str, int]) -> None:
+    roots = Counter(name.partition("/")[0] for name in files)
+    (info,) = (root for root in roots if root.endswith(".dist-info"))
+    assert set(roots) == {"halu", info}
+    for name in ("LICENSE", "NOTICE"):
+        assert files[f"{info}/licenses/{name}"] > 0
+    assert not [name for name in files if "test_" in name or "conftest" in name]
+
+
+@pytest.mark.parametrize(("name", "limit"), SHIPPED_MODELS.items())
+def test_shipped_models_are_whole_and_small(files: dict[str, int], name: str, limit: int) -> None:
+    parts = {PurePosixPath(file).name: size for file, size in files.items() if f"/{name}/" in file}
+    if not parts:
+        pytest.skip(f"{name} is not in the tree yet")
+    assert any(part.endswith(".safetensors") for part in parts)
+    assert "README.md" in parts
+    assert sum(parts.values()) <= limit * 10**6
+
+
+@pytest.mark.slow
+def test_every_module_imports_from_the_wheel_alone(
+    wheel: Path, files: dict[str, int], tmp_path: Path
+) -> None:
+    options = ["--quiet", "--no-index", "--no-deps", "--target", tmp_path]
+    python("-m", "pip", "install", *options, wheel)
+    modules = sorted(
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for name in files
+        if name.endswith(".py") and not name.endswith("__main__.py")
+    )
+    printed = python(
+        "-c",
+        IMPORT_ALL,
+        tmp_path,
+        ",".join(NOT_INSTALLED),
+        *modules,
+        cwd=tmp_path,  # `python -c` looks there first
+        PYTHONPATH=str(tmp_path),
+        HF_HUB_OFFLINE="1",
+    )
+    assert int(printed) == len(modules)
+
+
+def test_importing_halu_is_quick_and_leaves_torch_alone() -> None:
+    code = """
+import sys, time
+start = time.perf_counter()
+import halu, halu.types, halu.errors, halu.registry
+print(time.perf_counter() - start)
+heavy = {"torch", "transformers", "torchvision", "scipy"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    alone = code.replace(", halu.types, halu.errors, halu.registry", "")
+    python("-c", code)
+    assert min(float(python("-c", alone)) for _ in range(3)) < 0.3

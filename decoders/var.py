@@ -13,7 +13,7 @@ second-hand descriptions of the paper read p as the moved share (0.6). Not repro
 from the previous sample, 8-bit loading, the missing start token.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -21,8 +21,11 @@ from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
 from halu.constants import sinks
+from halu.errors import BadInput
 from halu.layout import Layout
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+
+Dimension = Annotated[int, Field(ge=0, le=2**20)]
 
 
 @strategies.register("var")
@@ -52,9 +55,11 @@ class VAR(Strategy):
         move_fraction: float = Field(
             0.4, ge=0, le=1, description="Share of the sinks' mass that moves to the picture."
         )
-        tau: float | None = Field(None, gt=0, description="Sink threshold; none: the model's own.")
-        dimensions: tuple[int, ...] | None = Field(
-            None, description="Sink dimensions; none: the model's own."
+        tau: float | None = Field(
+            None, gt=0, le=1000, description="Sink threshold; none: the model's own."
+        )
+        dimensions: tuple[Dimension, ...] | None = Field(
+            None, min_length=1, max_length=16, description="Sink dimensions; none: the model's own."
         )
 
     def plan(self, ctx: Context) -> Plan:
@@ -64,6 +69,11 @@ class VAR(Strategy):
         if dimensions is None or tau is None:
             known = sinks(ctx.model)
             dimensions, tau = dimensions or known.dimensions, tau or known.tau
+        if max(dimensions) >= ctx.model.hidden:
+            raise BadInput(
+                f"Sink dimension {max(dimensions)} is beyond the model's {ctx.model.hidden}.",
+                param="params.dimensions",
+            )
         last = ctx.model.layers if p.mode == "official" else ctx.model.layers - 1
         layers = range(2, last)
         return Plan(

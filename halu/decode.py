@@ -178,7 +178,7 @@ class Decoder:
 
     def _event(self, job: Job) -> Event:
         final = (
-            max(len(ids) for ids in job.seen) >= job.request.sampling.max_new_tokens
+            max((len(ids) for ids in job.seen), default=0) >= job.request.sampling.max_new_tokens
             or job.text.stopped
         )
         best = job.search.best(job.seen, final=final)

@@ -43,11 +43,15 @@ def _all() -> Iterator[Check]:
 
     for name in ("tiny-llava", "tiny-qwen"):
         there = name in builtin()
-        yield Check(what=f"model {name}", works=there, found="built in" if there else "weights are missing")
+        yield Check(
+            what=f"model {name}", works=there, found="built in" if there else "weights are missing"
+        )
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         hint = f"missing {', '.join(missing)}: pip install 'halu[{extra}]'"
-        yield Check(what=f"extra {extra}", works=not missing, found=hint if missing else "installed")
+        yield Check(
+            what=f"extra {extra}", works=not missing, found=hint if missing else "installed"
+        )
 
 
 def _package(name: str) -> Check:
@@ -63,5 +67,9 @@ def _device() -> Check:
     if torch.cuda.is_available():
         return Check(what="device", works=True, found=f"cuda: {torch.cuda.get_device_name()}")
     threads = torch.get_num_threads()
-    built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
+    built = (
+        f"torch is built for CUDA {torch.version.cuda}"
+        if torch.version.cuda
+        else "torch is a CPU build"
+    )
     return Check(what="device", works=True, found=f"cpu, {threads} threads ({built})")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-
 from halu.adapters import Adapter, load_adapter
 from halu.decode import Decoder, Job
 from halu.errors import Unsupported

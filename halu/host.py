@@ -202,7 +202,7 @@ class Hosted:
             )
         if self.running.extra and not torch.equal(self._newest_key(past), self._last_key):
             raise Unsupported(
-                "Beam search reorders sequences, and the other branches cannot follow it in generate.",
+                "Beam search reorders sequences; the other branches cannot follow it in generate.",
                 hint="Use halu.load(...).ask with 'beam+...'.",
             )
         self.running.go_on(ids[:, 0].tolist())

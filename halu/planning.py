@@ -148,6 +148,9 @@ def choose(request: Request) -> Chosen:
     if len(set(names)) < len(names):
         raise BadInput(f"Strategy {request.strategy!r} names a part twice.", param="strategy")
     classes = [strategies.get(name) for name in names]
+    plain = [cls.name for cls in classes if cls.kind == "decoding"]
+    if len(plain) > 1:
+        raise Unsupported(f"{' and '.join(plain)} are two ways to decode.", param="strategy")
     values = _shared_out(classes, request.params)
     return Chosen([cls.configured(values[cls.name]) for cls in classes])
 
@@ -190,7 +193,7 @@ def _sum(parts: Sequence[Strategy], plans: Sequence[Plan]) -> Plan:
     ]
     if len({branch.name for _, branch in extra}) < len(extra):
         raise Unsupported(f"{name}: two parts use a branch of the same name.", param="strategy")
-    searches = [plan.search for plan in plans if not isinstance(plan.search, Pick)]
+    searches = [plan.search for plan in plans if type(plan.search) is not Pick]
     if len(searches) > 1:
         raise Unsupported(f"{name}: two parts want to control the search.", param="strategy")
     return Plan(
@@ -198,7 +201,7 @@ def _sum(parts: Sequence[Strategy], plans: Sequence[Plan]) -> Plan:
         extra=tuple(branch for _, branch in extra),
         rule=_summed_rule(name, [plan.rule for plan in plans]),
         policies=tuple(make for plan in plans for make in plan.policies),
-        search=searches[0] if searches else plans[0].search,
+        search=searches[0] if searches else Pick(),
     )
 
 

@@ -29,7 +29,9 @@ def write(path: Path, picture: Image.Image, question: str, answer: Answer, model
 
 
 def words(answer: Answer) -> list[dict[str, Any]]:
-    """The answer's words, each with the evidence of its tokens: means, and heat summed over its tokens."""
+    """The answer's words, each with the evidence of its tokens: means, and heat summed over its
+    tokens.
+    """
     groups: list[list[Token]] = []
     for token in answer.tokens:
         if token.stop > token.start and token.evidence is not None:

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+    field_validator,
+)
 
 from halu.errors import BadInput, Unknown
 
@@ -95,6 +102,11 @@ class Sampling(Record):
     logprobs: int | None = Field(
         None, ge=0, le=20, description="Report this many best tokens at each step."
     )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_string(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 class Request(Record):

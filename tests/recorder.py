@@ -92,6 +92,17 @@ def counted(adapter: Adapter) -> Iterator[Count]:
         hook.remove()
 
 
+@contextmanager
+def ending(adapter: Adapter, tokens: Sequence[int]) -> Iterator[None]:
+    """These tokens end an answer meanwhile."""
+    config = adapter.model.generation_config
+    before, config.eos_token_id = config.eos_token_id, list(tokens)
+    try:
+        yield
+    finally:
+        config.eos_token_id = before
+
+
 @torch.inference_mode()
 def full_rows(model: Any, prompt: Prompt, tokens: Sequence[int], **extra: Any) -> Tensor:
     """Rows [n + 1, V] from a stock model in one forward without a cache: after the prompt, after

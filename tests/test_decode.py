@@ -1,15 +1,13 @@
 """The one loop: any mixture of requests gives what each gives alone; ends, stops, beams, leaving early."""
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from recorder import PARAMS, counted, full_rows, record
+from recorder import PARAMS, counted, ending, full_rows, record
 
-from halu.adapters import Adapter
 from halu.adapters.cache import RowCache
 from halu.decode import Decoder, Job
 from halu.engine import VLM
@@ -54,17 +52,6 @@ def written(vlm: VLM, tokens: Sequence[int]) -> str:
         tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return text
-
-
-@contextmanager
-def ending(adapter: Adapter, tokens: Sequence[int]) -> Iterator[None]:
-    """These tokens end an answer meanwhile."""
-    config = adapter.model.generation_config
-    before, config.eos_token_id = config.eos_token_id, list(tokens)
-    try:
-        yield
-    finally:
-        config.eos_token_id = before
 
 
 @on_all_families

@@ -1,9 +1,10 @@
-"""Write the generated tables of the README, between `<!-- generated: NAME -->` and `<!-- /generated -->`.
+"""Write the generated tables of the README.
 
     python tools/readme_tables.py [--check]
 
-With `--check` nothing is written; the exit status says whether the README is current. What a
-strategy costs is read off the plan that it makes for one question about one picture.
+A table stands between `<!-- generated: NAME -->` and `<!-- /generated -->`. With `--check` nothing is
+written; the exit status says whether the README is current. What a strategy costs is read off the
+plan that it makes for one question about one picture.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from halu.adapters import Adapter
     from halu.strategy import ModelFacts, Strategy
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -59,11 +62,17 @@ def cost(strategy: type[Strategy]) -> tuple[int, int]:
         return _planned(strategy, ModelFacts("LLaVA-1.5-7B", "llava", 32, 32, 4096))
 
 
+@cache
+def _adapter() -> Adapter:
+    from halu.testing.random_models import random_adapter
+
+    return random_adapter("llava")
+
+
 def _planned(strategy: type[Strategy], facts: ModelFacts | None) -> tuple[int, int]:
     from PIL import Image
 
     from halu.planning import RequestContext, choose, steered
-    from halu.testing.random_models import random_adapter
     from halu.types import Request, question
 
     class Context(RequestContext):
@@ -73,7 +82,7 @@ def _planned(strategy: type[Strategy], facts: ModelFacts | None) -> tuple[int, i
 
     words = question("Is there a dog in the image?", Image.new("RGB", (56, 56), "gray"))
     request = Request(messages=words, strategy=strategy.name)
-    plan, contexts = choose(request).plan(random_adapter("llava"), request, context=Context)
+    plan, contexts = choose(request).plan(_adapter(), request, context=Context)
     for branch in (plan.main, *plan.extra):
         steered(plan, branch)()
     branches = 1 + len(plan.extra)

@@ -21,11 +21,11 @@ from halu.adapters.attention import NAME, register
 from halu.adapters.cache import RowCache
 from halu.adapters.small_batch import ROWS, FewRows
 from halu.attention.steering import Steered, Steering
-from halu.errors import Failed, Unsupported
+from halu.errors import BadInput, Failed, Unsupported
 from halu.layout import Grid, ImageSpan, Layout
 from halu.prompt import Prompt
 from halu.strategy import ModelFacts
-from halu.types import Message, Picture
+from halu.types import Message, Picture, Text
 
 FEATURES_KEPT = 32
 """Pictures whose features are kept, least recently used out first."""
@@ -102,6 +102,7 @@ class Adapter(ABC):
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """A conversation as the model's own processor and chat template write it."""
         images = tuple(p.image for m in messages for p in m.content if isinstance(p, Picture))
+        self._refuse_placeholders(messages)
         inputs = self.processor.apply_chat_template(
             [_turn(message) for message in messages],
             tokenize=True,
@@ -110,6 +111,18 @@ class Adapter(ABC):
             add_generation_prompt=True,
         )
         return replace(self.prompts(inputs)[0], images=images)
+
+    def _refuse_placeholders(self, messages: Sequence[Message]) -> None:
+        """Words that the tokenizer would take for a picture."""
+        reserved = self.tokenizer.convert_ids_to_tokens(sorted(self.placeholders))
+        for message in messages:
+            for part in message.content:
+                if isinstance(part, Text):
+                    for word in reserved:
+                        if word in part.text:
+                            raise BadInput(
+                                f"The text contains {word!r}, which stands for a picture."
+                            )
 
     def prompts(self, inputs: Mapping[str, Any]) -> list[Prompt]:
         """The prompts in a batch of processor outputs, padding on either side removed.

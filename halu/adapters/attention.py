@@ -64,7 +64,7 @@ def _stock(
 def _few_queries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     if q.device.type != "cpu":
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    # torch's CPU kernel falls back to scaling a copy of all keys here; the products alone are quicker.
+    # torch's CPU kernel may fall back to scaling a copy of all keys; plain products are quicker.
     x = (q * scale) @ k.transpose(-1, -2)
     if mask is not None:
         x = x.masked_fill(~mask, float("-inf"))

@@ -20,7 +20,7 @@ FEATURES = 1536
 
 
 class FewRows(TorchFunctionMode):
-    """Inside, `torch.nn.functional.linear` on [2 or 3, 1, features] in CPU memory goes by columns."""
+    """Inside, `torch.nn.functional.linear` of 2 or 3 rows in CPU memory goes by columns."""
 
     def __torch_function__(
         self,

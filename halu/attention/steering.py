@@ -179,7 +179,9 @@ class Steering:
                     out[index] *= factor.to(out)[:, None, None]
             if row.trace is not None:
                 one, span = slice(index, index + 1), self._span(index)
-                _look(layer, row, q[one], k[one, :, span], tables[index], scale)
+                table = tables[index]
+                own = None if table is None else table[: self.lengths[index]]
+                _look(layer, row, q[one], k[one, :, span], own, scale)
         return out
 
     def _mask(self, rows: list[int], k: Tensor) -> Tensor | None:

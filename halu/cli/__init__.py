@@ -1,4 +1,6 @@
-"""The command line. Each command is a thin call into the library; heavy imports wait until they are needed."""
+"""The command line. Each command is a thin call into the library; heavy imports wait until they are
+needed.
+"""
 
 import sys
 
@@ -27,7 +29,9 @@ UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickE
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 the work failed, 2 the call was wrong; a mistake is one line on stderr."""
+    """Entry point: 0 done, 1 the work failed, 2 the call was wrong; a mistake is one line on
+    stderr.
+    """
     sys.exit(_run())
 
 

@@ -13,15 +13,26 @@ from halu.types import Answer
 def ask(
     image: Annotated[Path, typer.Argument(help="PNG, JPEG, WebP or GIF file.")],
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    model: Annotated[str, typer.Option("-m", "--model", help="Name, folder or hub id.")] = "tiny-llava",
-    strategy: Annotated[str | None, typer.Option("-s", "--strategy", help="See `halu list strategies`; join with '+'.")] = None,
-    param: Annotated[list[str] | None, typer.Option("-p", "--param", help="Strategy parameter, KEY=VALUE.")] = None,
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Name, folder or hub id.")
+    ] = "tiny-llava",
+    strategy: Annotated[
+        str | None,
+        typer.Option("-s", "--strategy", help="See `halu list strategies`; join with '+'."),
+    ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("-p", "--param", help="Strategy parameter, KEY=VALUE.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 256,
     temperature: Annotated[float | None, typer.Option(help="0 or none: greedy.")] = None,
     seed: Annotated[int, typer.Option(help="Seeds sampling and random views.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
-    trace: Annotated[Path | None, typer.Option(help="Write a page that shows where each word looked.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole answer as JSON.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a page that shows where each word looked.")
+    ] = None,
 ) -> None:
     """Ask one question about a picture.
 

@@ -15,20 +15,28 @@ from halu.errors import Unavailable
 def bench(
     benchmark: Annotated[list[str], typer.Argument(help="See `halu list benchmarks`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rows, summary and report.")],
-    model: Annotated[str, typer.Option("-m", "--model", help="Name, folder or hub id.")] = "tiny-llava",
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Name, folder or hub id.")
+    ] = "tiny-llava",
     strategy: Annotated[
         list[str] | None,
-        typer.Option("-s", "--strategy", help="Strategy, with parameters as NAME:KEY=VALUE:KEY=VALUE."),
+        typer.Option(
+            "-s", "--strategy", help="Strategy, with parameters as NAME:KEY=VALUE:KEY=VALUE."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Samples of each split.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's files.")] = None,
     batch_size: Annotated[int, typer.Option(help="Requests in one forward.")] = 8,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Default: the benchmark's own.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Default: the benchmark's own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seeds samples and random views.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     backend: Annotated[str, typer.Option(help="hf: in this process.")] = "hf",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was stopped.")
+    ] = False,
 ) -> None:
     """Run benchmarks under several strategies; plain greedy decoding is always the baseline.
 
@@ -87,7 +95,9 @@ def _evaluation() -> tuple[Any, Any, Any]:
         from halu.eval.report import report as make
         from halu.eval.run import run
     except ImportError as error:
-        raise Unavailable(f"Benchmarks need {error.name}.", hint="pip install 'halu[eval]'") from None
+        raise Unavailable(
+            f"Benchmarks need {error.name}.", hint="pip install 'halu[eval]'"
+        ) from None
 
     def show(folder: Path) -> None:
         from rich.console import Console

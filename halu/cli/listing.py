@@ -39,7 +39,9 @@ def list_(
     Console().print(table)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
+) -> None:
     """Say what is installed, which backends work here, and why the others do not.
 
     Example: halu doctor
@@ -54,7 +56,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON do
     for column in ("", "what", "found"):
         table.add_column(column)
     for check in checks:
-        table.add_row("[green]ok[/]" if check.works else "[yellow]no[/]", check.what, escape(check.found))
+        table.add_row(
+            "[green]ok[/]" if check.works else "[yellow]no[/]", check.what, escape(check.found)
+        )
     Console().print(table)
 
 

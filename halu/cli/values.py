@@ -17,7 +17,9 @@ def parameters(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise BadInput(f"{pair!r} is not KEY=VALUE.", hint="For example -p alpha=1.5.", param="-p")
+            raise BadInput(
+                f"{pair!r} is not KEY=VALUE.", hint="For example -p alpha=1.5.", param="-p"
+            )
         found[key] = value(text)
     return found
 

@@ -13,7 +13,8 @@ def scenes(
     n: Annotated[int, typer.Option("--n", help="How many pictures.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the first picture.")] = 0,
 ) -> None:
-    """Write built-in pictures, their exact truth, and POPE, CHAIR and MME files in the official formats.
+    """Write built-in pictures, their exact truth, and POPE, CHAIR and MME files in the official
+    formats.
 
     Example: halu scenes scenes/ --n 500 --seed 0
     """

@@ -1,19 +1,19 @@
 """Trains tiny-qwen: `python -m halu.training.qwen --out DIR --start TINY_LLAVA_DIR`.
 
-Its tower learns from nothing. Its language model has tiny-llava's shape and may start from
-tiny-llava's trained weights (`--start`, which the shipped model did): words, grammar and
-looking-up are the same, and only the pictures and M-RoPE are new. Without `--start` it learns
-from nothing too, in about three times the steps.
+With `--start`, as the shipped model, it begins with what tiny-llava has learnt (`qwen_start`): words,
+grammar and looking-up are the same, and only the tower's new shape, the merger and M-RoPE have to be
+learnt. Without `--start` it learns all from nothing, in about three times the steps.
 """
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from halu.training import (
     corpus,
@@ -22,6 +22,7 @@ from halu.training import (
     llava,
     matching,
     qwen_shape,
+    qwen_start,
     settings,
     team,
     tokens,
@@ -98,21 +99,6 @@ def speaker(model: Qwen2_5_VLForConditionalGeneration, spoken: dialect.Dialect) 
     )
 
 
-@torch.no_grad()
-def inherit(model: Qwen2_5_VLForConditionalGeneration, folder: Path) -> None:
-    """Take over tiny-llava's language model; Qwen's extra attention biases become zero."""
-    parent = LlavaForConditionalGeneration.from_pretrained(folder)
-    missing, unexpected = model.model.language_model.load_state_dict(
-        parent.model.language_model.state_dict(), strict=False
-    )
-    if unexpected or any(not name.endswith("proj.bias") for name in missing):
-        raise ValueError(f"{folder} does not have tiny-qwen's shape: {[*missing, *unexpected][:5]}")
-    for name, weight in model.model.language_model.named_parameters():
-        if name in missing:
-            weight.zero_()
-    model.lm_head.load_state_dict(parent.lm_head.state_dict())
-
-
 def vocabulary(peek: corpus.Corpus, run: settings.Run) -> Tokenizer:
     """tiny-llava's vocabulary, rebuilt from the same scenes."""
     return llava.vocabulary(peek.scenes, run.seed)
@@ -125,6 +111,10 @@ def train(
     seen, peek = llava.drawn(run)
     bpe = vocabulary(peek, run)
     model = qwen_shape.build(bpe, run.seed).to(run.device)
+    if start is not None:
+        sample = torch.from_numpy(np.array(peek.pixels[qwen_shape.SIDE][:32]))
+        patches = towers.cut(towers.normalized(sample), qwen_shape.PATCH).flatten(0, 1)
+        qwen_start.inherit(model, start, patches)
     curve = Curve(run.out / "learning_curve.csv")
     tower_stage.train(tower_job(model), seen, peek, run, curve)
     side, visual = qwen_shape.SIDE, model.model.visual
@@ -134,8 +124,6 @@ def train(
     few = corpus.first(peek, llava.GLANCE)
     shown = language.features_of(groups, few.pixels[side], run.device)
     spoken = dialect.qwen(tokens.qwen_tokenizer(bpe, run.work / "tiny-qwen-tokenizer"))
-    if start is not None:
-        inherit(model, start)
     vectors = words.name_vectors(spoken, model.model.language_model.embed_tokens)
     words.train(visual.merger, merged(model), features, seen, side, vectors, 2, run, curve)
     if start is None:

@@ -48,7 +48,7 @@ def build(bpe: Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
     vision = {
         "depth": 4,
         "hidden_size": 160,
-        "intermediate_size": 432,
+        "intermediate_size": 640,
         "num_heads": 5,
         "patch_size": PATCH,
         "window_size": 6 * PATCH,

@@ -24,6 +24,7 @@ class TowerJob:
     patches: Patches
     side: int
     width: int
+    lr: float = 2e-3
 
 
 def batches(n: int, size: int, steps: int, seed: int) -> Iterator[np.ndarray]:
@@ -50,7 +51,7 @@ def train(
     namer = naming.Namer(job.width).to(run.device)
     job.module.to(run.device).train()
     parts = {"tower": job.module, "namer": namer}
-    optimizer = Both(parts, lr=2e-3)
+    optimizer = Both(parts, lr=job.lr)
     path = run.work / f"{job.name}-tower.pt"
     done = checkpoint.resume(path, parts, optimizer)
     patches = torch.compile(job.patches) if run.compiled else job.patches

@@ -33,4 +33,6 @@ class Beam(Strategy):
                 hint="Leave the temperature out.",
                 param="temperature",
             )
+        if self.params.beams == 1:
+            return Plan(ctx.main)
         return Plan(ctx.main, search=Beams(self.params.beams, self.params.length_penalty))

@@ -71,7 +71,7 @@ class VAR(Strategy):
             dimensions, tau = dimensions or known.dimensions, tau or known.tau
         if max(dimensions) >= ctx.model.hidden:
             raise BadInput(
-                f"Sink dimension {max(dimensions)} is beyond the model's {ctx.model.hidden}.",
+                f"Parameter dimensions={dimensions} is beyond the model's {ctx.model.hidden}.",
                 param="params.dimensions",
             )
         last = ctx.model.layers if p.mode == "official" else ctx.model.layers - 1

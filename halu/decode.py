@@ -18,11 +18,10 @@ from halu.attention.steering import Steered
 from halu.attention.trace import Trace
 from halu.errors import Unsupported
 from halu.planning import Chosen, choose, steered
-from halu.rules import jensen_shannon
 from halu.search import Choice, Search
 from halu.strategy import Plan, Step
-from halu.text import TextStream
-from halu.types import Alternative, Answer, Event, Evidence, Request, Token, Usage
+from halu.transcript import Transcript
+from halu.types import Answer, Event, Request, Usage
 
 
 @dataclass(slots=True)
@@ -42,11 +41,10 @@ class Job:
     chosen: Chosen
     plan: Plan
     search: Search
-    text: TextStream
+    said: Transcript
     forwards: int
     rows: list[list[Row]] = field(default_factory=list)  # [hypothesis][branch]
     seen: list[list[int]] = field(default_factory=lambda: [[]])
-    tokens: list[Token] = field(default_factory=list)
     answer: Answer | None = None
 
 
@@ -117,15 +115,15 @@ class Decoder:
     def _plan(self, request: Request) -> Job:
         chosen = choose(request)
         plan, contexts = chosen.plan(self.adapter, request)
-        if plan.search.width > 1 and (
+        if not plan.search.streams and (
             request.evidence != "none" or request.sampling.logprobs is not None
         ):
             raise Unsupported(
                 "Beam search has no evidence or logprobs for each token.", param="strategy"
             )
         search = plan.search.start(request.sampling, self.adapter.ends, plan.main.prompt.ids)
-        text = TextStream(self.adapter.tokenizer, request.sampling.stop)
-        job = Job(request, chosen, plan, search, text, forwards=1 + len(plan.extra))
+        said = Transcript(self.adapter.tokenizer, request, self.adapter.ends)
+        job = Job(request, chosen, plan, search, said, forwards=1 + len(plan.extra))
         for branch in (plan.main, *plan.extra):
             traced = request.evidence != "none" and branch is plan.main
             trace = Trace(branch.prompt.layout) if traced else None
@@ -144,92 +142,39 @@ class Decoder:
         ]
         ruled = torch.stack([job.plan.rule(step) for step in steps])
         choices = job.search.advance(ruled, job.seen)
-        if job.search.width == 1:
-            self._say(job, choices[0], steps[0].main, ruled[0])
+        if job.search.streams:
+            trace = job.rows[0][0].steering.trace
+            rows = (steps[0].main, ruled[0])
+            job.said.say(choices[0].token, logprob=choices[0].logprob, rows=rows, trace=trace)
         job.seen = [[*job.seen[choice.parent], choice.token] for choice in choices]
         return self._event(job), choices
 
-    def _say(self, job: Job, choice: Choice, main: Tensor, row: Tensor) -> None:
-        if choice.token not in self.adapter.ends:
-            job.text.push(choice.token)
-            start, stop = job.text.spans[-1]
-        else:
-            start = stop = len(job.text.text)
-        job.tokens.append(
-            Token(
-                id=choice.token,
-                text=job.text.text[start:stop],
-                start=start,
-                stop=stop,
-                logprob=choice.logprob,
-                top=self._top(row, job.request.sampling.logprobs),
-                evidence=_evidence(job, choice, main, row),
-            )
-        )
-
-    def _top(self, row: Tensor, count: int | None) -> tuple[Alternative, ...] | None:
-        if not count:
-            return None
-        values, ids = torch.log_softmax(row, -1).topk(count)
-        pairs = zip(values.tolist(), ids.tolist(), strict=True)
-        return tuple(
-            Alternative(id=i, text=self.adapter.tokenizer.decode([i]), logprob=v) for v, i in pairs
-        )
-
     def _event(self, job: Job) -> Event:
-        final = (
-            max((len(ids) for ids in job.seen), default=0) >= job.request.sampling.max_new_tokens
-            or job.text.stopped
-        )
+        longest = max((len(ids) for ids in job.seen), default=0)
+        final = longest >= job.request.sampling.max_new_tokens or job.said.stopped
         best = job.search.best(job.seen, final=final)
         if best is None:
-            new = job.tokens[-1:] if job.search.width == 1 else []
-            return Event(text=job.text.take(final=False), tokens=tuple(new))
-        new = job.tokens[-1:] if job.search.width == 1 else self._spoken(job, best)
-        job.text.finish()
-        job.answer = self._answer(job, best)
-        return Event(text=job.text.take(final=True), tokens=tuple(new), answer=job.answer)
-
-    def _spoken(self, job: Job, best: list[int]) -> list[Token]:
-        """The tokens of a finished beam, all at once."""
-        for token in best:
-            if token not in self.adapter.ends and not job.text.stopped:
-                job.text.push(token)
-                start, stop = job.text.spans[-1]
-                job.tokens.append(
-                    Token(id=token, text=job.text.text[start:stop], start=start, stop=stop)
-                )
-        return job.tokens
-
-    def _answer(self, job: Job, best: list[int]) -> Answer:
+            return job.said.news()
+        if not job.search.streams:
+            for token in best:
+                if not job.said.stopped:
+                    job.said.say(token)
+        tokens = job.said.close()
         ended = bool(best) and best[-1] in self.adapter.ends
         layout = job.plan.main.prompt.layout
-        usage = Usage(
-            prompt_tokens=layout.length,
-            image_tokens=layout.image_tokens,
-            completion_tokens=len(best),
-            forwards=job.forwards,
-        )
-        limit = len(job.text.text)
-        tokens = [
-            t.model_copy(
-                update={
-                    "start": min(t.start, limit),
-                    "stop": min(t.stop, limit),
-                    "text": t.text[: max(0, limit - t.start)],
-                }
-            )
-            if t.stop > limit
-            else t
-            for t in job.tokens
-        ]
-        return Answer(
-            text=job.text.text,
-            tokens=tuple(tokens),
-            finish_reason="stop" if ended or job.text.stopped else "length",
-            usage=usage,
+        job.answer = Answer(
+            text=job.said.stream.text,
+            tokens=tokens,
+            finish_reason="stop" if ended or job.said.stopped else "length",
+            usage=Usage(
+                prompt_tokens=layout.length,
+                image_tokens=layout.image_tokens,
+                completion_tokens=len(tokens),
+                forwards=job.forwards,
+            ),
             strategy=job.chosen.resolved,
         )
+        return job.said.last(job.answer)
 
     def _forward(self, sources: list[int], tokens: list[int]) -> None:
         self.cache.arrange(sources)
@@ -253,19 +198,3 @@ class Decoder:
 
 def _copied(rows: list[Row]) -> list[Row]:
     return [Row(row.steering, row.length, row.position) for row in rows]
-
-
-def _evidence(job: Job, choice: Choice, main: Tensor, row: Tensor) -> Evidence | None:
-    if job.request.evidence == "none":
-        return None
-    logp = torch.log_softmax(row, -1)
-    trace = job.rows[0][0].steering.trace
-    assert trace is not None
-    mass, look = trace.take()
-    return Evidence(
-        entropy=float(-torch.special.xlogy(logp.exp(), logp.exp()).sum()),
-        shift=max(0.0, float(jensen_shannon(main, row))),
-        rank=int((main > main[choice.token]).sum()),
-        mass=mass,
-        look=look if job.request.evidence == "map" else None,
-    )

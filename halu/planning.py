@@ -94,11 +94,13 @@ class Chosen:
     def resolved(self) -> Resolved:
         """Name and every parameter as used; of several strategies the parameters are dotted."""
         if len(self.parts) == 1:
-            return Resolved(name=self.parts[0].name, params=self.parts[0].params.model_dump())
+            return Resolved(
+                name=self.parts[0].name, params=self.parts[0].params.model_dump(mode="json")
+            )
         params = {
             f"{part.name}.{key}": value
             for part in self.parts
-            for key, value in part.params.model_dump().items()
+            for key, value in part.params.model_dump(mode="json").items()
         }
         return Resolved(name="+".join(part.name for part in self.parts), params=params)
 
@@ -150,7 +152,9 @@ def choose(request: Request) -> Chosen:
     classes = [strategies.get(name) for name in names]
     plain = [cls.name for cls in classes if cls.kind == "decoding"]
     if len(plain) > 1:
-        raise Unsupported(f"{' and '.join(plain)} are two ways to decode.", param="strategy")
+        raise Unsupported(
+            f"{' and '.join(plain)} are two ways to search for an answer.", param="strategy"
+        )
     values = _shared_out(classes, request.params)
     return Chosen([cls.configured(values[cls.name]) for cls in classes])
 

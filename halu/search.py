@@ -28,9 +28,13 @@ class Choice:
 
 
 class Search(Protocol):
-    """Keeps its own state for one request."""
+    """Keeps its own state for one request.
 
-    width: int
+    Attributes:
+        streams: whether every choice is final, so that tokens can be told as they come.
+    """
+
+    streams: bool
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Search":
         """A fresh search for one request: how to draw, which tokens end an answer, the prompt's
@@ -48,7 +52,7 @@ class Search(Protocol):
 class Pick:
     """One hypothesis: the best token at temperature 0, otherwise a draw."""
 
-    width: int = 1
+    streams: bool = True
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()
@@ -85,6 +89,7 @@ class Beams:
 
     width: int = 5
     length_penalty: float = 1.0
+    streams: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()
@@ -94,7 +99,7 @@ class Beams:
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Beams":
         """A fresh search with one empty hypothesis."""
-        return Beams(self.width, self.length_penalty, sampling, ends, prompt)
+        return Beams(self.width, self.length_penalty, False, sampling, ends, prompt)
 
     def advance(self, rows: Tensor, seen: list[list[int]]) -> list[Choice]:
         """The best `width` continuations that do not end; those that end are put aside."""

@@ -2,9 +2,9 @@
 
     python tools/readme_tables.py [--check]
 
-A table stands between `<!-- generated: NAME -->` and `<!-- /generated -->`. With `--check` nothing is
-written; the exit status says whether the README is current. What a strategy costs is read off the
-plan that it makes for one question about one picture.
+A table stands between `<!-- generated: NAME -->` and `<!-- /generated -->`. With `--check` nothing
+is written; the exit status says whether the README is current. What a strategy costs is read off
+the plan that it makes for one question about one picture.
 """
 
 from __future__ import annotations

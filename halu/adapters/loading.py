@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from halu.adapters.adapter import Adapter, unsupported
@@ -65,7 +66,7 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
             source, dtype=kind, use_safetensors=True
         )
         processor = AutoProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(
             f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model"
         ) from error

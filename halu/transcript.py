@@ -1,0 +1,122 @@
+"""What one request has been told so far: tokens with their text, logprobs and evidence."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halu.attention.trace import Trace
+from halu.rules import jensen_shannon
+from halu.text import TextStream
+from halu.types import Alternative, Answer, Event, Evidence, Request, Token
+
+
+class Transcript:
+    """Collects an answer's tokens.
+
+    Args:
+        tokenizer: the model's.
+        request: says which strings end the answer and what is to be recorded.
+        ends: tokens that end an answer; they are tokens of it but no part of its text.
+    """
+
+    def __init__(self, tokenizer: Any, request: Request, ends: frozenset[int]) -> None:
+        self.tokenizer = tokenizer
+        self.request = request
+        self.ends = ends
+        self.stream = TextStream(tokenizer, request.sampling.stop)
+        self.tokens: list[Token] = []
+        self._told = 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self.stream.stopped
+
+    def say(
+        self,
+        token: int,
+        *,
+        logprob: float | None = None,
+        rows: tuple[Tensor, Tensor] | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        """Adds a token.
+
+        Args:
+            token: its id.
+            logprob: under the row that it was chosen from.
+            rows: the main branch's row [V] and the row after the rule [V].
+            trace: where the token looked.
+        """
+        if token not in self.ends:
+            self.stream.push(token)
+            start, stop = self.stream.spans[-1]
+        else:
+            start = stop = len(self.stream.text)
+        self.tokens.append(
+            Token(
+                id=token,
+                text=self.stream.text[start:stop],
+                start=start,
+                stop=stop,
+                logprob=logprob,
+                top=self._top(rows[1]) if rows else None,
+                evidence=self._evidence(token, rows, trace),
+            )
+        )
+
+    def news(self) -> Event:
+        """Text and tokens since the last call; text that a stop string may take back waits."""
+        told, self._told = self._told, len(self.tokens)
+        return Event(text=self.stream.take(final=False), tokens=tuple(self.tokens[told:]))
+
+    def last(self, answer: Answer) -> Event:
+        """What has not been told yet, with the answer."""
+        told, self._told = self._told, len(self.tokens)
+        text = self.stream.take(final=True)
+        return Event(text=text, tokens=tuple(self.tokens[told:]), answer=answer)
+
+    def close(self) -> tuple[Token, ...]:
+        """All tokens, with spans that tile the final text: what was held back goes to the last one,
+        what a stop string cut off is cut from its tokens too.
+        """
+        self.stream.finish()
+        end = len(self.stream.text)
+        if self.tokens and self.tokens[-1].stop < end:
+            self.tokens[-1] = self._spanning(self.tokens[-1], self.tokens[-1].start, end)
+        self.tokens = [
+            self._spanning(token, min(token.start, end), end) if token.stop > end else token
+            for token in self.tokens
+        ]
+        return tuple(self.tokens)
+
+    def _spanning(self, token: Token, start: int, stop: int) -> Token:
+        own = {"start": start, "stop": stop, "text": self.stream.text[start:stop]}
+        return token.model_copy(update=own)
+
+    def _top(self, row: Tensor) -> tuple[Alternative, ...] | None:
+        count = self.request.sampling.logprobs
+        if not count:
+            return None
+        values, ids = torch.log_softmax(row, -1).topk(min(count, int(torch.isfinite(row).sum())))
+        return tuple(
+            Alternative(id=token, text=self.tokenizer.decode([token]), logprob=value)
+            for value, token in zip(values.tolist(), ids.tolist(), strict=True)
+        )
+
+    def _evidence(
+        self, token: int, rows: tuple[Tensor, Tensor] | None, trace: Trace | None
+    ) -> Evidence | None:
+        if trace is None or rows is None:
+            return None
+        main, row = rows
+        logp = torch.log_softmax(row, -1)
+        mass, look = trace.take()
+        return Evidence(
+            entropy=float(-torch.special.xlogy(logp.exp(), logp.exp()).sum()),
+            shift=max(0.0, float(jensen_shannon(main, row))),
+            rank=int((main > main[token]).sum()),
+            mass=mass,
+            look=look if self.request.evidence == "map" else None,
+        )

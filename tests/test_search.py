@@ -75,22 +75,21 @@ def generated(model: Any, beams: int, new: int, ends: list[int], **own: Any) -> 
     return found
 
 
-@pytest.mark.parametrize("beams", [2, 3, 5])
+@pytest.mark.parametrize("beams", [2, 4])
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0, -1.0])
-@pytest.mark.parametrize("ends", [[5], [5, 7, 9], []])
+@pytest.mark.parametrize("ends", [[5], [5, 7, 9]])
 def test_beams_find_what_transformers_finds(
     beams: int, length_penalty: float, ends: list[int], language: Any
 ) -> None:
     ended = 0
-    for seed in range(8):
+    for seed in range(5):
         model = language(seed)
         search = Beams(beams, length_penalty)
         mine = searched(model, search, Sampling(max_new_tokens=9), ends)
         theirs = generated(model, beams, 9, ends, length_penalty=length_penalty)
         assert mine == theirs
         ended += bool(theirs) and theirs[-1] in ends
-    if length_penalty <= 1:  # long answers win otherwise
-        assert bool(ends) == bool(ended)
+    assert ended or length_penalty > 1, "no answer ends; long ones win where length is rewarded"
 
 
 @pytest.mark.parametrize("ends", [[5], [5, 7, 9]])

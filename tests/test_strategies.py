@@ -348,7 +348,7 @@ def test_rows_are_usable_and_nothing_impossible_is_chosen(family: str, name: str
         assert not row.isnan().any()
         assert not torch.isposinf(row).any()
         assert row.isfinite().any()
-    if mine.plan.search.width == 1:
+    if mine.plan.search.streams:
         for row, token in zip(mine.ruled, mine.tokens, strict=True):
             assert row[token].isfinite()
     for step in mine.steps:

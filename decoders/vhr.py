@@ -118,4 +118,5 @@ def reinforced_layers(params: VHR.Params, layers: int) -> frozenset[int]:
 
 
 def _high(values: Tensor, ddof: int) -> Tensor:
-    return values > values.mean() + values.std(correction=ddof)
+    limit: Tensor = values.mean() + values.std(correction=ddof)
+    return values > limit

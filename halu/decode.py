@@ -101,7 +101,8 @@ class Decoder:
         """Ends a job whose answer nobody wants any more; its rows are given up."""
         if job not in self.jobs:
             return
-        sources, first = [], 0
+        sources: list[int] = []
+        first = 0
         for other in self.jobs:
             count = sum(len(branches) for branches in other.rows)
             if other is not job:

@@ -185,7 +185,7 @@ class Hosted:
                 self.adapter, self.chosen, self.request, {**self._pixels, **kwargs}
             )
             self.running.start()
-            self._pixels = {}
+            self._pixels, self._last_key = {}, None
             steering = Steering(
                 self.running.main, self.running.lengths, prefill=True, pads=self.running.pads
             )
@@ -200,7 +200,8 @@ class Hosted:
             raise Unsupported(
                 "Only whole prompts and single tokens can be followed (no assisted decoding)."
             )
-        if self.running.extra and not torch.equal(self._newest_key(past), self._last_key):
+        last = self._last_key
+        if last is not None and not torch.equal(self._newest_key(past), last):
             raise Unsupported(
                 "Beam search reorders sequences; the other branches cannot follow it in generate.",
                 hint="Use halu.load(...).ask with 'beam+...'.",

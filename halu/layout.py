@@ -81,5 +81,5 @@ def _stretched(values: npt.NDArray[np.float64], rows: int, columns: int) -> npt.
     """A coarse grid spread over a finer one, its sum kept."""
     row = np.arange(rows) * values.shape[0] // rows
     column = np.arange(columns) * values.shape[1] // columns
-    spread = values[row][:, column]
+    spread: npt.NDArray[np.float64] = values[row][:, column]
     return spread * (values.sum() / spread.sum()) if spread.sum() else spread

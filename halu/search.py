@@ -142,7 +142,8 @@ class Beams:
     def _settled(self, length: int) -> bool:
         if len(self.ended) < self.width or not self.totals:
             return False
-        return max(self.totals) / length**self.length_penalty <= self.ended[-1][0]
+        best_left: float = max(self.totals) / length**self.length_penalty
+        return best_left <= self.ended[-1][0]
 
 
 def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures from outside: what is accepted comes out as upright RGB, everything else is one error."""
+"""Pictures from outside: what is accepted becomes upright RGB, everything else is one error."""
 
 import io
 import struct
@@ -35,15 +35,14 @@ def written(image: Image.Image, kind: str, **own: Any) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
+    """A PNG that claims a size and has hardly any pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + crc
+
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + head
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", len(head))
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 9))
 
 
 def quarters(image: Image.Image) -> list[tuple[int, ...]]:
@@ -61,13 +60,13 @@ def test_the_same_picture_from_path_bytes_and_pillow(kind: str, tmp_path: Path) 
     data = written(drawn(), kind)
     path = tmp_path / "picture"
     path.write_bytes(data)
-    found = [open_image(source) for source in (data, path, str(path), Image.open(path))]
+    opened = Image.open(io.BytesIO(data))
+    found = [open_image(source) for source in (data, path, str(path), opened)]
     for image in found:
         assert type(image) is Image.Image
         assert (image.mode, image.size) == ("RGB", (40, 24))
         assert quarters(image) == [RED, GREEN, BLUE, WHITE]
         assert image.tobytes() == found[0].tobytes()
-        assert image.info == {} or "exif" not in image.info
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "RGBA", "LA", "I;16", "YCbCr"])
@@ -83,18 +82,31 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         assert quarters(image) == [RED, GREEN, BLUE, WHITE]
 
 
-@pytest.mark.parametrize("how", ["alpha", "palette", "grey and alpha"])
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("RGBA", "PNG"),
+        ("RGBA", "WEBP"),
+        ("RGBA", "GIF"),
+        ("LA", "PNG"),
+        ("LA", "WEBP"),
+        ("P", "PNG"),
+        ("colour key", "PNG"),
+    ],
+)
 def test_what_is_transparent_becomes_white(how: str, kind: str) -> None:
     image = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
-    image.paste((0, 0, 0, 255), (0, 0, 10, 20))
-    if how == "palette":
-        image = image.quantize(4)
-    if how == "grey and alpha":
+    image.paste((40, 0, 0, 255), (0, 0, 10, 20))
+    own = {}
+    if how == "LA":
         image = image.convert("LA")
-    found = open_image(written(image, kind))
+    if how == "P":
+        image = image.quantize(4)
+    if how == "colour key":
+        image, own = image.convert("RGB"), {"transparency": (0, 0, 0)}
+    found = open_image(written(image, kind, **own))
     assert found.getpixel((15, 10)) == WHITE
-    assert max(found.getpixel((4, 10))) < 30
+    assert max(found.getpixel((4, 10))) < 60
 
 
 @pytest.mark.parametrize(
@@ -117,6 +129,7 @@ def test_cameras_orientation_is_applied_and_forgotten(
     assert quarters(image) == wanted
     assert image.size == ((24, 40) if orientation in (6, 8) else (40, 24))
     assert not image.getexif()
+    assert b"owner" not in repr(image.info).encode()
     assert open_image(image).size == image.size
 
 
@@ -168,17 +181,22 @@ def test_other_formats_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("lazily", [False, True], ids=["bytes", "opened by Pillow"])
-def test_truncated_pictures_are_refused(kind: str, lazily: bool) -> None:
+def test_truncated_pictures_are_refused(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = written(Image.fromarray(noise), kind)
     for share in (0.3, 0.6, 0.9):
-        cut = data[: int(share * len(data))]
         with pytest.raises(BadImage):
-            open_image(Image.open(io.BytesIO(cut)) if lazily else cut)
-    if lazily:
-        with pytest.raises(BadImage):
-            open_image(Image.open(io.BytesIO(data[: len(data) // 2])))
+            open_image(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_truncated_pictures_that_pillow_has_opened_are_refused(kind: str) -> None:
+    """Pillow reads the pixels of an open file when they are first asked for, which is here."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = written(Image.fromarray(noise), kind)
+    opened = Image.open(io.BytesIO(data[: len(data) * 2 // 3]))
+    with pytest.raises(BadImage):
+        open_image(opened)
 
 
 def test_a_caller_that_lets_pillow_load_half_pictures_gets_them(
@@ -221,9 +239,6 @@ def test_files_are_measured_before_they_are_read(
     with pytest.raises(BadImage, match=r"big\.png") as error:
         open_image(path)
     assert error.value.code == "image_too_large"
-    with pytest.raises(BadImage) as error:
-        open_image(path.read_bytes())
-    assert error.value.code == "image_too_large"
 
 
 def test_nothing_is_decoded_before_the_size_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +257,7 @@ GOOD["EXIF"] = written(drawn(), "JPEG", exif=_exif)
 
 
 @pytest.mark.parametrize("kind", GOOD)
-@pytest.mark.filterwarnings("default")  # Pillow warns of bad metadata; a user sees that, no more
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of bad metadata and goes on
 @given(data=st.data())
 def test_damage_gives_a_picture_or_one_error(kind: str, data: st.DataObject) -> None:
     good = GOOD[kind]

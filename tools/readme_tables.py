@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from halu.adapters import Adapter
-    from halu.strategy import ModelFacts, Strategy
+    from halu.strategy import ModelFacts, Plan, Strategy
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
@@ -85,8 +85,18 @@ def _planned(strategy: type[Strategy], facts: ModelFacts | None) -> tuple[int, i
     plan, contexts = choose(request).plan(_adapter(), request, context=Context)
     for branch in (plan.main, *plan.extra):
         steered(plan, branch)()
-    branches = 1 + len(plan.extra)
-    return branches * plan.search.width, len(plan.extra) + sum(ctx.forwards for ctx in contexts)
+    extra = len(plan.extra)
+    return (1 + extra) * _hypotheses(plan), extra + sum(ctx.forwards for ctx in contexts)
+
+
+def _hypotheses(plan: Plan) -> int:
+    """How many hypotheses go on after the first token of an answer that nothing ends."""
+    import torch
+
+    from halu.types import Sampling
+
+    search = plan.search.start(Sampling(), frozenset(), ())
+    return len(search.advance(torch.arange(64.0)[None], [[]]))
 
 
 TABLES: dict[str, Callable[[], str]] = {"strategies": strategies_table}

@@ -48,6 +48,11 @@ class Features:
 class Adapter(ABC):
     """One loaded model of a family.
 
+    Attributes:
+        families: transformers' model types that it serves.
+        pixel_keys: processor outputs that the vision tower takes.
+        position_axes: rotary positions of a token, 1 or 3 (M-RoPE).
+
     Args:
         name: the name that the user gave.
         model: the transformers model, in evaluation mode.
@@ -55,6 +60,8 @@ class Adapter(ABC):
     """
 
     families: ClassVar[tuple[str, ...]]
+    pixel_keys: ClassVar[tuple[str, ...]]
+    position_axes: ClassVar[int] = 1
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         register()
@@ -135,10 +142,11 @@ class Adapter(ABC):
         pixels = {key: inputs[key] for key in self.pixel_keys if inputs.get(key) is not None}
         rows = _unpadded_rows(inputs)
         tokens = [int((row == self.image_token).sum()) for row in rows]
-        if not pixels and sum(tokens):
+        if not pixels and any(tokens):
             return [self._placed(row) for row in rows]
         grids = self.grids(pixels)
-        repeats = sum(tokens) // (sum(size for _, size in grids) or 1) or 1
+        wanted_in_all, given = sum(tokens), sum(size for _, size in grids)
+        repeats = wanted_in_all // given if given else 1
         found, used = [], 0
         for row, wanted in zip(rows[::repeats], tokens[::repeats], strict=True):
             count = _how_many(wanted, [size for _, size in grids[used:]])
@@ -216,11 +224,6 @@ class Adapter(ABC):
         if used != len(places):
             raise Failed(f"The prompt has {len(places)} image tokens, its pictures need {used}.")
         return Layout(len(ids), tuple(spans))
-
-    @property
-    @abstractmethod
-    def pixel_keys(self) -> tuple[str, ...]:
-        """Processor outputs that the vision tower takes."""
 
     @abstractmethod
     def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
@@ -347,8 +350,6 @@ class Adapter(ABC):
         with FewRows() if ids.device.type == "cpu" and len(tokens) in ROWS else nullcontext():
             hidden = self._forward(embeds, place, mask, cache, steering)
             return self._scores(hidden)[:, 0]
-
-    position_axes: ClassVar[int] = 1
 
     def _forward(
         self,

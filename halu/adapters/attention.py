@@ -54,11 +54,12 @@ def _stock(
     module: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> Tensor:
     if q.shape[2] > 1 or (mask is not None and mask.shape[1] > 1):
-        return sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0]
+        out: Tensor = sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0]
+        return out
     # One query a row: heads that share a key head are taken as its queries, so keys are not copied.
     b, h, _, d = q.shape
-    out = _few_queries(q.reshape(b, k.shape[1], -1, d), k, v, mask, kwargs["scaling"])
-    return out.reshape(b, h, 1, d).transpose(1, 2)
+    few = _few_queries(q.reshape(b, k.shape[1], -1, d), k, v, mask, kwargs["scaling"])
+    return few.reshape(b, h, 1, d).transpose(1, 2)
 
 
 def _few_queries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:

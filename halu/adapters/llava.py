@@ -1,7 +1,7 @@
 """LLaVA-1.5 and LLaVA-NeXT: one run of image tokens for each picture, ordinary positions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ class Llava(Adapter):
     """LLaVA-1.5: a square grid of patches."""
 
     families = ("llava",)
-    pixel_keys = ("pixel_values",)
+    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     @property
     def side(self) -> int:
@@ -80,7 +80,7 @@ class LlavaNext(Llava):
     """
 
     families = ("llava_next",)
-    pixel_keys = ("pixel_values", "image_sizes")
+    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
 
     def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """Overview and tiles of each picture."""

@@ -6,7 +6,7 @@ or written.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -21,7 +21,7 @@ class QwenVL(Adapter):
     """Qwen2-VL, Qwen2.5-VL, Qwen3-VL (dense)."""
 
     families = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-    pixel_keys = ("pixel_values", "image_grid_thw")
+    pixel_keys: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw")
     position_axes = 3
 
     @property
@@ -35,7 +35,7 @@ class QwenVL(Adapter):
     def grids(self, pixels: Mapping[str, Tensor]) -> list[tuple[tuple[Grid, ...], int]]:
         """The processor's patch grid divided by the merge size."""
         merge = self.model.config.vision_config.spatial_merge_size
-        found = []
+        found: list[tuple[tuple[Grid, ...], int]] = []
         for _, height, width in pixels["image_grid_thw"].tolist() if pixels else []:
             rows, columns = height // merge, width // merge
             found.append(((Grid(0, rows, columns, columns),), rows * columns))

@@ -162,8 +162,8 @@ class Steering:
         rest = [index for index, table in enumerate(tables) if table is None]
         out = torch.empty_like(q)
         if rest:
-            index = torch.tensor(rest, device=q.device)
-            out[index] = plain(index)
+            others = torch.tensor(rest, device=q.device)
+            out[others] = plain(others)
         if mixed:
             rows = [self.rows[index] for index in mixed]
             labels = torch.stack([_padded(tables[i], keys) for i in mixed])

@@ -3,6 +3,7 @@ needed.
 """
 
 import sys
+from typing import Any
 
 import typer
 
@@ -25,7 +26,9 @@ for module in (ask, bench, listing, world):
 
 # Typer has carried its own copy of click since 0.26 and used the click package before; its public
 # exceptions lead to the right base class in both.
-UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+UsageError: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+)
 
 
 def main() -> None:
@@ -41,7 +44,8 @@ def _run() -> int:
     except HaluError as error:
         return _complain(str(error), 1 if isinstance(error, Failed) else 2)
     except UsageError as error:
-        return _complain(error.format_message() or "No command was given; try --help.", 2)
+        told: Any = error
+        return _complain(told.format_message() or "No command was given; try --help.", 2)
     except (typer.Abort, KeyboardInterrupt):
         return _complain("interrupted", 130)
     except BrokenPipeError:

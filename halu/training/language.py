@@ -9,9 +9,7 @@ rate falls back to it.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +18,7 @@ from halu.training import checkpoint, settings, team
 from halu.training.corpus import Corpus
 from halu.training.curve import Curve
 from halu.training.dialect import Dialect
+from halu.training.features import Features
 from halu.training.look import glance
 from halu.training.optimizer import Both, schedule
 from halu.training.packing import IGNORED, Batch, chat_line, collate, pair_line
@@ -60,7 +59,7 @@ class Lesson:
 
 
 def train(
-    speaker: Speaker, features: Tensor, corpus: Corpus, peek: tuple[Tensor, Corpus], lesson: Lesson,
+    speaker: Speaker, features: Tensor, corpus: Corpus, peek: tuple[Features, Corpus], lesson: Lesson,
     run: settings.Run, curve: Curve,
 ) -> None:  # fmt: skip
     """`run.steps` updates; the curve gets the loss, the share of right answers, and held-out
@@ -99,6 +98,11 @@ def train(
                 )
 
 
+def begun(run: settings.Run, name: str) -> bool:
+    """Whether a checkpoint of this stage stands, so that the stages before it need no repeat."""
+    return (run.work / f"{name}-language.pt").exists()
+
+
 def compose(
     dialect: Dialect, scenes: list, chat: bool, slip: float, pad: int, rng: random.Random
 ) -> Batch:  # type: ignore[type-arg]
@@ -111,32 +115,10 @@ def compose(
 def loss(speaker: Speaker, features: Tensor, batch: Batch) -> tuple[Tensor, float]:
     """Cross-entropy over the wanted tokens, and how many of them come first."""
     device = features.device
-    states = speaker.hidden(features.float(), batch.ids.to(device))
+    states = speaker.hidden(features, batch.ids.to(device))
     wanted = batch.wanted.to(device)
     chosen = wanted != IGNORED
     scores = speaker.head(states[chosen])
     target = wanted[chosen]
     right = (scores.argmax(-1) == target).float().mean().item()
     return F.cross_entropy(scores, target), right
-
-
-def kept_features(
-    path: Path, patches: Callable[[Tensor], Tensor], pixels: np.ndarray, device: torch.device
-) -> Tensor:
-    """`features_of`, from the file if an earlier run has left it."""
-    if not path.exists():
-        torch.save(features_of(patches, pixels, device).cpu(), path)
-    loaded: Tensor = torch.load(path, weights_only=True)
-    return loaded.to(device)
-
-
-@torch.no_grad()
-def features_of(
-    patches: Callable[[Tensor], Tensor], pixels: np.ndarray, device: torch.device, size: int = 64
-) -> Tensor:
-    """The frozen tower's output for every picture, in half precision."""
-    parts = []
-    for at in range(0, len(pixels), size):
-        images = torch.from_numpy(np.array(pixels[at : at + size])).to(device)
-        parts.append(patches(images).half())
-    return torch.cat(parts)

@@ -24,6 +24,7 @@ from halu.training import (
     words,
 )
 from halu.training.curve import Curve
+from halu.training.features import Features
 
 HELD_OUT = 1000
 GLANCE = 320
@@ -97,14 +98,14 @@ def train(run: settings.Run, lesson: language.Lesson) -> LlavaForConditionalGene
     job = tower_job(model)
     tower_stage.train(job, seen, peek, run, curve)
     side = llava_shape.SIDE
-    path = run.work / f"tiny-llava-features-{team.rank()}-{team.size()}-{len(seen)}.pt"
-    features = language.kept_features(path, job.patches, seen.pixels[side], run.device)
-    shown = language.features_of(job.patches, peek.pixels[side][:GLANCE], run.device)
+    features = Features(job.patches, seen.pixels[side], run.device)
+    shown = Features(job.patches, peek.pixels[side][:GLANCE], run.device)
     text = model.model.language_model
     spoken = dialect.llava(tokens.llava_tokenizer(bpe))
     bridge = model.model.multi_modal_projector
     vectors = words.name_vectors(spoken, text.embed_tokens)
-    words.train(bridge, bridge, features, seen, side, vectors, 1, run, curve)
+    if not language.begun(run, "tiny-llava"):
+        words.train(bridge, bridge, features, seen, side, vectors, 1, run, curve)
     matching.match(text.layers, 2, run.seed)
     few = corpus.first(peek, GLANCE)
     language.train(speaker(model, spoken), features, seen, (shown, few), lesson, run, curve)

@@ -12,6 +12,7 @@ from halu.scenes.language import ONE_WORD, exists
 from halu.scenes.statistics import Kind, absent
 from halu.training.corpus import Corpus
 from halu.training.dialect import Dialect
+from halu.training.features import Features
 
 SIZE = 64
 
@@ -30,7 +31,7 @@ def glance(
     hidden: Callable[[Tensor, Tensor], Tensor],
     head: nn.Module,
     dialect: Dialect,
-    features: Tensor,
+    features: Features,
     corpus: Corpus,
 ) -> dict[str, float]:
     """Accuracy on natural questions with the one-word request, for random and adversarial absent
@@ -43,7 +44,7 @@ def glance(
 
 
 def _accuracy(
-    hidden: Callable[[Tensor, Tensor], Tensor], head: nn.Module, dialect: Dialect, features: Tensor,
+    hidden: Callable[[Tensor, Tensor], Tensor], head: nn.Module, dialect: Dialect, features: Features,
     asked: list[tuple[int, str, bool]],
 ) -> float:  # fmt: skip
     opening = dialect.opening()[0]
@@ -57,7 +58,7 @@ def _accuracy(
         ids = torch.tensor(
             [line + [0] * (longest - len(line)) for line in lines], device=features.device
         )
-        states = hidden(features[[number for number, _, _ in part]].float(), ids)
+        states = hidden(features[[number for number, _, _ in part]], ids)
         last = states[torch.arange(len(part)), torch.tensor([len(line) - 1 for line in lines])]
         first = [dialect.turn("", answer, True)[1][0] for answer in ("No", "Yes")]
         said = head(last).argmax(-1).tolist()

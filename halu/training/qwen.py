@@ -31,6 +31,7 @@ from halu.training import (
     words,
 )
 from halu.training.curve import Curve
+from halu.training.features import Features
 
 
 def tower_job(model: Qwen2_5_VLForConditionalGeneration) -> tower_stage.TowerJob:
@@ -119,13 +120,13 @@ def train(
     tower_stage.train(tower_job(model), seen, peek, run, curve)
     side, visual = qwen_shape.SIDE, model.model.visual
     groups = functools.partial(towers.qwen_groups, visual)
-    path = run.work / f"tiny-qwen-features-{team.rank()}-{team.size()}-{len(seen)}.pt"
-    features = language.kept_features(path, groups, seen.pixels[side], run.device)
+    features = Features(groups, seen.pixels[side], run.device)
     few = corpus.first(peek, llava.GLANCE)
-    shown = language.features_of(groups, few.pixels[side], run.device)
+    shown = Features(groups, few.pixels[side], run.device)
     spoken = dialect.qwen(tokens.qwen_tokenizer(bpe, run.work / "tiny-qwen-tokenizer"))
     vectors = words.name_vectors(spoken, model.model.language_model.embed_tokens)
-    words.train(visual.merger, merged(model), features, seen, side, vectors, 2, run, curve)
+    if not language.begun(run, "tiny-qwen"):
+        words.train(visual.merger, merged(model), features, seen, side, vectors, 2, run, curve)
     if start is None:
         matching.match(model.model.language_model.layers, 2, run.seed)
     language.train(speaker(model, spoken), features, seen, (shown, few), lesson, run, curve)

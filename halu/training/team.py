@@ -33,11 +33,6 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def rank() -> int:
-    """Which worker this is."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
 def leads() -> bool:
     """Whether this worker writes curves, checkpoints and folders."""
     return not dist.is_initialized() or dist.get_rank() == 0

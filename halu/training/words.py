@@ -17,6 +17,7 @@ from halu.training import settings, team
 from halu.training.corpus import Corpus
 from halu.training.curve import Curve
 from halu.training.dialect import Dialect
+from halu.training.features import Features
 from halu.training.naming import NOTHING, truth
 from halu.training.optimizer import Both, schedule
 
@@ -50,7 +51,7 @@ def shares(names: Tensor, groups: int) -> Tensor:
 def train(
     module: nn.Module,
     bridge: Bridge,
-    features: Tensor,
+    features: Features,
     corpus: Corpus,
     side: int,
     vectors: Tensor,
@@ -70,7 +71,7 @@ def train(
         index = np.sort(rng.choice(len(features), run.batch, replace=False))
         true = truth([corpus.scenes[i] for i in index], corpus.owners[side][index]).name
         target = shares(true, groups).to(features.device)
-        out = bridge(features[index].float())
+        out = bridge(features[index])
         scores = SHARPNESS * F.normalize(out, dim=-1) @ unit.T
         weight = 0.3 + 0.7 * (1 - target[..., NOTHING])
         value = (

@@ -77,7 +77,9 @@ def stock(vlm: VLM, picture: Image.Image, tokens: int) -> Callable[[], float]:
         clock = Clock()
         model.generate(**inputs, max_new_tokens=tokens, do_sample=False, streamer=clock)
         model.set_attn_implementation({"text_config": "halu", "vision_config": "sdpa"})
-        return (clock.times[-1] - clock.times[1]) / (len(clock.times) - 2)  # the first put is the prompt
+        return (clock.times[-1] - clock.times[1]) / (
+            len(clock.times) - 2
+        )  # the first put is the prompt
 
     return measure
 
@@ -121,7 +123,9 @@ def ratios(found: dict[str, list[float]], baseline: str) -> dict[str, dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)

@@ -100,14 +100,15 @@ def vision_aware(seeing: Tensor, blind: Tensor, params: VHR.Params) -> Tensor:
     """True for each head [H] above the median divergence; head outputs [H, D] with and without the
     picture.
     """
-    divergence = (seeing - blind).norm(dim=-1)
-    activation = blind.norm(dim=-1)
+    divergence: Tensor = (seeing - blind).norm(dim=-1)
+    activation: Tensor = blind.norm(dim=-1)
     divergence = divergence**2 if params.squared_distance else divergence
     activation = activation**2 if params.squared_activation else activation
     if params.outliers:
         outlier = _high(divergence, params.ddof) & _high(activation, params.ddof)
         divergence = torch.where(outlier, 0.0, divergence)
-    return divergence > divergence.quantile(0.5)
+    median: Tensor = divergence.quantile(0.5)
+    return divergence > median
 
 
 def reinforced_layers(params: VHR.Params, layers: int) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """An app that already uses transformers, with a strategy switched on: two lines are new.
 
-    python examples/transformers_app.py PICTURE "Is there a dog in the image?" [MODEL_FOLDER_OR_ID]
+python examples/transformers_app.py PICTURE "Is there a dog in the image?" [MODEL_FOLDER_OR_ID]
 """
 
 import sys

@@ -68,7 +68,7 @@ class Decoder:
         jobs = [self._plan(request) for request in requests]
         rows = [row for job in jobs for row in job.rows[0]]
         prompts = [branch.prompt for job in jobs for branch in (job.plan.main, *job.plan.extra)]
-        scores = self.adapter.read(prompts, [row.steering for row in rows], self.cache)
+        scores = self.adapter.runner.read(prompts, [row.steering for row in rows], self.cache)
         self._scores = scores if self._scores is None else torch.cat([self._scores, scores])
         self.jobs += jobs
         return jobs
@@ -183,7 +183,7 @@ class Decoder:
         if not rows:
             self._scores = None
             return
-        self._scores = self.adapter.step(
+        self._scores = self.adapter.runner.step(
             tokens,
             [r.length for r in rows],
             [r.position for r in rows],

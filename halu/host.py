@@ -101,7 +101,7 @@ class Sequences:
     def start(self) -> None:
         """Runs the other branches' prompts."""
         if self.extra:
-            self.scores = self.adapter.read(
+            self.scores = self.adapter.runner.read(
                 [branch.prompt for branch in self.extra], self.steering, self.cache
             )
 
@@ -117,7 +117,9 @@ class Sequences:
             ]
             lengths = [len(branch.prompt.ids) + done for branch in self.extra]
             positions = [branch.prompt.next_position + done for branch in self.extra]
-            self.scores = self.adapter.step(fed, lengths, positions, self.steering, self.cache)
+            self.scores = self.adapter.runner.step(
+                fed, lengths, positions, self.steering, self.cache
+            )
 
     def rule(self, logits: Tensor) -> Tensor:
         """The rules' rows [B, V] for the host's last scores [B, V]."""

@@ -79,7 +79,7 @@ class RequestContext:
         """The branch's row [V] after its prompt; nothing of it stays."""
         self.forwards += 1
         cache = RowCache(self.model.layers)
-        return self.adapter.read(
+        return self.adapter.runner.read(
             [branch.prompt], [Steered(branch.prompt.layout, tuple(policies))], cache
         )[0]
 

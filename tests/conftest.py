@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread, no network, random models of every family, pictures, poisoned memory."""
+"""Shared by all tests: one thread, no network, random models, pictures, poisoned memory."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Attention methods once more, slow and obvious: whole probability maps, one key at a time, no cache.
+"""Attention methods once more, slow and obvious: whole maps, one key at a time, no cache.
 
 Written from the equations of the papers, not from halu's code; they only share the stock model.
 """
@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from recorder import full_rows
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from halu.prompt import Prompt
-from recorder import full_rows
 
 Edit = Callable[[int, Tensor, Tensor], Tensor]
 """Layer, probabilities [H, Q, K] and values [H, K, D] to head outputs [H, Q, D], all in float64."""
@@ -120,7 +120,7 @@ class VarOracle:
 
 
 class VhrOracle:
-    """VHR layer by layer (He et al., equations 4, 6, 7); `two_pass` chooses from unreinforced outputs."""
+    """VHR layer by layer (He et al., equations 4, 6, 7); `two_pass` judges unreinforced outputs."""
 
     def __init__(
         self, model: Any, prompt: Prompt, blind: Prompt, params: Mapping[str, Any]

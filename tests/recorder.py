@@ -1,4 +1,4 @@
-"""Watches the real decoding loop: every row that a rule sees, what it makes of it, what it costs."""
+"""Watches the real decoding loop: every row a rule sees, what it makes of it, what it costs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -85,7 +85,7 @@ def counted(adapter: Adapter) -> Iterator[Count]:
         count.forwards += 1
         count.rows += output.last_hidden_state.shape[0]
 
-    hook = adapter.text.register_forward_hook(seen)
+    hook = adapter.runner.text.register_forward_hook(seen)
     try:
         yield count
     finally:

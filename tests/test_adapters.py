@@ -1,4 +1,4 @@
-"""Every family: which token is what, the stock model's numbers from our path, loading and refusing."""
+"""Every family: which token is what, the stock model's numbers, loading and refusing."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def test_the_layout_says_of_each_token_what_it_is(
         between = np.arange(layout.images[0].start, layout.images[-1].stop)
         covered[between] += 1
     assert (covered == 1).all()
-    features = mine.features(prompt)
+    features = mine.runner.features(prompt)
     assert (features is None) == (not sizes)
     if features is not None:
         assert features.tokens.shape == (layout.image_tokens, mine.facts.hidden)
@@ -320,20 +320,20 @@ def test_pictures_read_from_pixels_give_the_same_pixels_again(
 def test_features_of_a_picture_are_computed_once_and_not_confused(
     adapter: Any, picture: Any
 ) -> None:
-    from halu.adapters.adapter import FEATURES_KEPT
+    from halu.adapters.runner import FEATURES_KEPT
 
     mine, looks = random_adapter("llava"), []
     mine.tower.register_forward_hook(lambda *call: looks.append(1))
     first, second = (encoded(mine, picture, [(56, 56)]) for _ in range(2))
-    assert torch.equal(mine.features(first).tokens, mine.features(second).tokens)
+    assert torch.equal(mine.runner.features(first).tokens, mine.runner.features(second).tokens)
     assert len(looks) == 1
     other = mine.with_pixels(first, lambda pixels: pixels + 1e-3)
-    assert not torch.equal(mine.features(other).tokens, mine.features(first).tokens)
+    assert not torch.equal(mine.runner.features(other).tokens, mine.runner.features(first).tokens)
     assert len(looks) == 2
     for seed in range(FEATURES_KEPT):
-        mine.features(mine.with_images(first, (picture(seed=100 + seed),)))
-    assert len(mine._features) == FEATURES_KEPT
-    mine.features(first)
+        mine.runner.features(mine.with_images(first, (picture(seed=100 + seed),)))
+    assert len(mine.runner._features) == FEATURES_KEPT
+    mine.runner.features(first)
     assert len(looks) == 3 + FEATURES_KEPT
 
 
@@ -373,12 +373,12 @@ def test_the_identity_policy_gives_the_stock_rows_and_reaches_every_layer(
     policy, cache = Identity(prompt.layout), RowCache(mine.facts.layers)
     steered = [Steered(prompt.layout, (policy,))]
     tokens = [5, 77, 300]
-    rows = [mine.read([prompt], steered, cache)[0]]
+    rows = [mine.runner.read([prompt], steered, cache)[0]]
     layers = list(range(mine.facts.layers))
     assert policy.calls["weights"] == policy.calls["head_scale"] == layers
     for done, token in enumerate(tokens):
         length, position = len(prompt.ids) + done, prompt.next_position + done
-        rows.append(mine.step([token], [length], [position], steered, cache)[0])
+        rows.append(mine.runner.step([token], [length], [position], steered, cache)[0])
     assert policy.calls["weights"] == layers * 4
     assert set(policy.calls["labels"]) == set(layers)
     wanted = full_rows(stock(family), prompt, tokens)
@@ -397,11 +397,11 @@ def test_rows_do_not_depend_on_the_pictures_place_in_a_batch(
     policies = [(Identity(p.layout),) if n % 2 else () for n, p in enumerate(prompts)]
     steered = [Steered(p.layout, own) for p, own in zip(prompts, policies, strict=True)]
     cache, lengths = RowCache(mine.facts.layers), [len(p.ids) for p in prompts]
-    found = [mine.read(prompts, steered, cache)]
+    found = [mine.runner.read(prompts, steered, cache)]
     fed = [[10 + row for row in range(len(prompts))], [20 + row for row in range(len(prompts))]]
     for done, tokens in enumerate(fed):
         places = [p.next_position + done for p in prompts]
-        found.append(mine.step(tokens, [n + done for n in lengths], places, steered, cache))
+        found.append(mine.runner.step(tokens, [n + done for n in lengths], places, steered, cache))
     for row, prompt in enumerate(prompts):
         wanted = full_rows(stock(family), prompt, [tokens[row] for tokens in fed])
         for mine_rows, theirs in zip(found, wanted, strict=True):

@@ -1,4 +1,4 @@
-"""The one loop: any mixture of requests gives what each gives alone; ends, stops, beams, leaving early."""
+"""The one loop: a mixture of requests gives what each gives alone; ends, stops, beams."""
 
 import gc
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ on_all_families = pytest.mark.parametrize("family", FAMILIES)
 
 @pytest.fixture(scope="module")
 def mixture(picture: Any) -> list[Request]:
-    """Strategies of every kind, pictures of several sizes, none and two of them, unequal lengths."""
+    """Strategies of every kind; pictures of several sizes, none and two; unequal lengths."""
     ask = VLM(None).request  # type: ignore[arg-type]
     wide, tall, small = picture(150, 60, 1), picture(60, 140, 2), picture(40, 40, 3)
     long = "Please describe this image in detail, the two red dogs and the cat of the man included."
@@ -90,7 +90,7 @@ def test_evidence_in_a_mixed_batch_is_that_of_the_request_alone(
     family: str, picture: Any, adapter: Any
 ) -> None:
     vlm = VLM(adapter(family))
-    short = dict(text="a", max_new_tokens=4, evidence="map")
+    short = {"text": "a", "max_new_tokens": 4, "evidence": "map"}
     asked = [
         vlm.request(picture(), strategy="var", params=PARAMS["var"], **short),
         vlm.request(picture(), strategy="vhr", **short),
@@ -397,7 +397,7 @@ def test_words_that_look_like_an_image_token_are_refused_or_are_words(
     try:
         answer = vlm.ask(image, f"What is {token} here?", max_new_tokens=2)
     except BadInput as error:
-        assert token in str(error)
+        assert token in str(error)  # noqa: PT017
     else:
         plain = vlm.ask(image, "What is here?", max_new_tokens=2)
         assert answer.usage.image_tokens == plain.usage.image_tokens

@@ -1,6 +1,6 @@
 """What every registered strategy owes its users: ten checks, over the registry and the families.
 
-A new strategy is picked up by itself. `recorder.PARAMS` names what it needs to act on a random model.
+A new strategy is picked up by itself; `recorder.PARAMS` says what it needs on a random model.
 """
 
 import importlib
@@ -426,7 +426,11 @@ def test_evidence_is_complete_finite_and_serialisable(
         logp = torch.log_softmax(row, -1)
         kept = logp[logp.isfinite()].double()
         assert evidence.entropy == pytest.approx(float(-(kept.exp() * kept).sum()), abs=1e-3)
-        assert 0 <= evidence.shift <= 0.6932
+        p, q = (torch.softmax(r.double(), -1) for r in (step.main, row))
+        middle = ((p + q) / 2).log()
+        moved = (torch.xlogy(p, p) - p * middle + torch.xlogy(q, q) - q * middle).sum() / 2
+        assert evidence.shift == pytest.approx(float(moved), abs=1e-5)
+        assert evidence.shift >= 0
         assert evidence.rank == int((step.main > step.main[token.id]).sum())
         if variant == "off" or name == "greedy":
             if name != "sample":
@@ -452,7 +456,7 @@ def test_a_pair_works_or_is_refused_with_a_reason(
         try:
             (answer,) = vlm.generate([asked])
         except HaluError as error:
-            assert error.message
+            assert error.message  # noqa: PT017
             answers.append(type(error))
         else:
             assert answer.strategy.name == "+".join(order)

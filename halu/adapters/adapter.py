@@ -1,16 +1,11 @@
-"""What halu needs of a model family: encode a conversation, look at its pictures, run the language
-model.
+"""What halu needs of a model family: conversations as prompts, and prompts with other pictures.
 
-An adapter never changes the model during a request: positions, masks and steering are arguments.
-Image places come from the token ids, and their count is checked against the feature rows.
+Image places come from the token ids alone; there are no literal positions anywhere.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,31 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from halu.adapters.attention import NAME, register
-from halu.adapters.cache import RowCache
-from halu.adapters.small_batch import ROWS, FewRows
-from halu.attention.steering import Steered, Steering
+from halu.adapters.runner import Features, Runner
 from halu.errors import BadInput, Failed, Unsupported
 from halu.layout import Grid, ImageSpan, Layout
 from halu.prompt import Prompt
 from halu.strategy import ModelFacts
 from halu.types import Message, Picture, Text
-
-FEATURES_KEPT = 32
-"""Pictures whose features are kept, least recently used out first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What the vision tower says of one prompt's pictures.
-
-    Attributes:
-        tokens: one row for each image token, all pictures in order [N, hidden].
-        deep: rows added to the image tokens after the first layers (Qwen3-VL's DeepStack), [N,
-            hidden] each.
-    """
-
-    tokens: Tensor
-    deep: tuple[Tensor, ...] = ()
 
 
 class Adapter(ABC):
@@ -73,8 +49,6 @@ class Adapter(ABC):
         self.model = model
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.text = model.model.language_model
-        self.device: torch.device = model.device
         self.image_token: int = model.config.image_token_id
         text = model.config.text_config
         self.facts = ModelFacts(
@@ -84,16 +58,11 @@ class Adapter(ABC):
             text.num_attention_heads,
             text.hidden_size,
         )
-        self._features: OrderedDict[str, Features] = OrderedDict()
-        self._hooks = [
-            layer.register_forward_pre_hook(_reader(index), with_kwargs=True)
-            for index, layer in enumerate(self.text.layers)
-        ]
+        self.runner = Runner(model, self.look, self.position_axes)
 
     def release(self) -> None:
         """Gives the model back as it was."""
-        for hook in self._hooks:
-            hook.remove()
+        self.runner.release()
         self.model.set_attn_implementation(
             {"text_config": self._before[0], "vision_config": self._before[1]}
         )
@@ -146,7 +115,7 @@ class Adapter(ABC):
             return [self._placed(row) for row in rows]
         grids = self.grids(pixels)
         wanted_in_all, given = sum(tokens), sum(size for _, size in grids)
-        repeats = wanted_in_all // given if given else 1
+        repeats = max(1, wanted_in_all // given) if given else 1
         found, used = [], 0
         for row, wanted in zip(rows[::repeats], tokens[::repeats], strict=True):
             count = _how_many(wanted, [size for _, size in grids[used:]])
@@ -262,120 +231,6 @@ class Adapter(ABC):
     def pictures(self, pixels: Mapping[str, Tensor]) -> tuple[Image.Image, ...]:
         """The pictures that these pixels show, as 8-bit RGB: the image processor undone."""
 
-    def features(self, prompt: Prompt) -> Features | None:
-        """The prompt's picture rows; each distinct picture goes through the vision tower once."""
-        if not prompt.layout.images:
-            return None
-        key = _digest(prompt.pixels)
-        found = self._features.get(key)
-        if found is None:
-            on_device = {k: v.to(self.device) for k, v in prompt.pixels.items()}
-            found = self.look(on_device)
-            if found.tokens.shape[0] != prompt.layout.image_tokens:
-                raise Failed(
-                    f"The vision tower gave {found.tokens.shape[0]} rows"
-                    f" for {prompt.layout.image_tokens} image tokens."
-                )
-            self._features[key] = found
-            while len(self._features) > FEATURES_KEPT:
-                self._features.popitem(last=False)
-        self._features.move_to_end(key)
-        return found
-
-    @torch.inference_mode()
-    def read(
-        self, prompts: Sequence[Prompt], steered: Sequence[Steered], cache: RowCache
-    ) -> Tensor:
-        """Runs prompts into new rows of the cache, all in one forward; their last rows of scores
-        [n, V] in float32.
-        """
-        lengths = [len(p.ids) for p in prompts]
-        longest = max(lengths)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        embeds = self.text.get_input_embeddings()(ids.to(self.device))
-        mask = torch.zeros(ids.shape, dtype=torch.bool, device=self.device)
-        deep: list[list[Tensor]] = []
-        for row, prompt in enumerate(prompts):
-            features = self.features(prompt)
-            if features is not None:
-                mine = torch.from_numpy(prompt.layout.is_image()).to(self.device)
-                mask[row, : len(mine)] = mine
-                embeds[row, mask[row]] = features.tokens.to(embeds.dtype)
-                deep.append(list(features.deep))
-        extra: dict[str, Any] = {}
-        if any(deep):
-            extra = {
-                "visual_pos_masks": mask,
-                "deepstack_visual_embeds": [torch.cat(parts) for parts in zip(*deep, strict=True)],
-            }
-        cache.fill_prompts(len(prompts), longest)
-        hidden = self._forward(
-            embeds,
-            _stack([p.positions for p in prompts], longest),
-            None,
-            cache,
-            Steering(steered, lengths, prefill=True),
-            **extra,
-        )
-        last = torch.tensor(lengths, device=self.device) - 1
-        return self._scores(hidden[torch.arange(len(prompts), device=self.device), last])
-
-    @torch.inference_mode()
-    def step(
-        self,
-        tokens: Sequence[int],
-        lengths: Sequence[int],
-        positions: Sequence[int],
-        steered: Sequence[Steered],
-        cache: RowCache,
-    ) -> Tensor:
-        """One more token on every row of the cache, in one forward; rows of scores [n, V] in
-        float32.
-        """
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        cache.fill_tokens(list(lengths), self.device)
-        seen = [length + 1 for length in lengths]
-        mask = None
-        if len(set(seen)) > 1:
-            keys = torch.arange(max(seen), device=self.device)
-            mask = (keys < torch.tensor(seen, device=self.device)[:, None])[
-                :, None, None
-            ]  # [n, 1, 1, K]
-        place = torch.tensor(positions, device=self.device)[:, None]
-        place = place if self.position_axes == 1 else place.expand(self.position_axes, -1, -1)
-        embeds = self.text.get_input_embeddings()(ids)
-        steering = Steering(steered, seen, prefill=False)
-        with FewRows() if ids.device.type == "cpu" and len(tokens) in ROWS else nullcontext():
-            hidden = self._forward(embeds, place, mask, cache, steering)
-            return self._scores(hidden)[:, 0]
-
-    def _forward(
-        self,
-        embeds: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        cache: RowCache,
-        steering: Steering,
-        **extra: Any,
-    ) -> Tensor:
-        out = self.text(
-            inputs_embeds=embeds,
-            position_ids=positions.to(self.device),
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            halu=steering,
-            **extra,
-        )
-        hidden: Tensor = out.last_hidden_state
-        return hidden
-
-    def _scores(self, hidden: Tensor) -> Tensor:
-        scores: Tensor = self.model.lm_head(hidden).float()
-        return scores
-
 
 def _turn(message: Message) -> dict[str, Any]:
     content = [
@@ -411,33 +266,6 @@ def _unpadded_rows(inputs: Mapping[str, Any]) -> list[Tensor]:
     if mask is None:
         return list(ids)
     return [row[keep] for row, keep in zip(ids, mask.cpu().bool(), strict=True)]
-
-
-def _stack(positions: Sequence[Tensor], longest: int) -> Tensor:
-    """Positions [n, T] or [3, n, T], padded on the right."""
-    padded = [torch.nn.functional.pad(p, (0, longest - p.shape[-1])) for p in positions]
-    return torch.stack(padded, dim=-2)
-
-
-def _digest(pixels: Mapping[str, Tensor]) -> str:
-    """Full hash of the pixels with their shapes: two pictures never share features."""
-    digest = hashlib.sha256()
-    for key in sorted(pixels):
-        value = pixels[key].contiguous().cpu()
-        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _reader(layer: int) -> Callable[..., None]:
-    """A pre-hook that shows a layer's input to the steering of this forward, if there is one."""
-
-    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        steering = kwargs.get("halu")
-        if steering is not None:
-            steering.read(layer, args[0] if args else kwargs["hidden_states"])
-
-    return hook
 
 
 def unsupported(what: str, families: Sequence[str]) -> Unsupported:

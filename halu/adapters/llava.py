@@ -8,8 +8,9 @@ from PIL import Image
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
-from halu.adapters.adapter import Adapter, Features
+from halu.adapters.adapter import Adapter
 from halu.adapters.pixels import unnormalised
+from halu.adapters.runner import Features
 from halu.layout import Grid
 
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from halu.adapters.adapter import Adapter, Features
+from halu.adapters.adapter import Adapter
 from halu.adapters.pixels import unnormalised
+from halu.adapters.runner import Features
 from halu.layout import Grid
 
 

@@ -10,6 +10,7 @@ import typer
 from halu.cli.progress import Bar
 from halu.cli.values import strategy_with_parameters
 from halu.errors import Unavailable
+from halu.types import checked
 
 
 def bench(
@@ -42,16 +43,9 @@ def bench(
 
     Example: halu bench pope-scenes -m tiny-llava -s vcd -s vhr --limit 90 -o runs/first
     """
-    from halu.engine import load
-
     plan_of, run_all, show = _evaluation()
-    from halu.planning import choose
-    from halu.types import Message, Request, Text, checked
-
-    words = (Message(role="user", content=(Text(text=""),)),)
     arms = [strategy_with_parameters(text) for text in strategy or []]
-    for name, params in arms:
-        choose(Request(messages=words, strategy=name, params=params))
+    _check(arms)
     plan = checked(
         plan_of,
         {
@@ -69,14 +63,21 @@ def bench(
         },
         "option",
     )
+    from halu.engine import load
+
     vlm = load(model, device=device, backend=backend)
     with Bar() as bar:
-
-        def show_progress(now: Any) -> None:
-            bar.show(now.done, now.total, f"{now.benchmark} {now.strategy}")
-
-        run_all(plan, vlm.generate_each, out, resume=resume, progress=show_progress)
+        run_all(plan, vlm.generate_each, out, resume=resume, progress=bar.of_run)
     show(out)
+
+
+def _check(arms: list[tuple[str, dict[str, Any]]]) -> None:
+    """Names and parameters, before a model is loaded for them."""
+    from halu.planning import choose
+    from halu.types import Request, question
+
+    for name, params in arms:
+        choose(Request(messages=question(""), strategy=name, params=params))
 
 
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:

@@ -1,6 +1,7 @@
 """A progress bar on a terminal, a plain line every tenth otherwise; both on stderr."""
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,3 +37,7 @@ class Bar:
         if not self.console.is_terminal and tenth > self.tenth:
             self.tenth = tenth
             print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+    def of_run(self, now: Any) -> None:
+        """Takes a `halu.eval.run.Progress`."""
+        self.show(now.done, now.total, f"{now.benchmark} {now.strategy}")

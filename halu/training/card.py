@@ -12,11 +12,12 @@ from halu.training import measure
 
 ABOUT = {
     "tiny-llava": (
-        "A LLaVA (`LlavaForConditionalGeneration`: CLIP tower, projector, Llama with grouped-query\n"
-        "attention)"
+        "A LLaVA (`LlavaForConditionalGeneration`: CLIP tower, projector, Llama with\n"
+        "grouped-query attention)"
     ),
     "tiny-qwen": (
-        "A Qwen2.5-VL (`Qwen2_5_VLForConditionalGeneration`: window attention, patch merger, M-RoPE)"
+        "A Qwen2.5-VL (`Qwen2_5_VLForConditionalGeneration`: window attention, patch merger,\n"
+        "M-RoPE)"
     ),
     "tiny-clip": "An open_clip model (image tower with 14-pixel patches, causal text tower)",
 }
@@ -54,14 +55,14 @@ SLIPS = (
 )
 HOW_LANGUAGE = (
     "Stock transformers, greedy decoding. POPE asks six questions an\n"
-    'image; "bare" is POPE\'s text alone, "one word" ends with "Please answer this question with one\n'
-    'word." An unreadable answer counts as wrong. CHAIR is computed simply here: whole-word matches\n'
-    "of the category names and their plurals, against the scene's true objects."
+    'image; "bare" is POPE\'s text alone, "one word" ends with "Please answer this question with\n'
+    'one word." An unreadable answer counts as wrong. CHAIR is computed simply here: whole-word\n'
+    "matches of the category names and their plurals, against the scene's true objects."
 )
 HOW_CLIP = (
     "Crops are single objects to be named among {names} names;\n"
-    "ranking is the share of (present, absent) name pairs of a whole scene scored in the right order;\n"
-    "captions are to be found among 32."
+    "ranking is the share of (present, absent) name pairs of a whole scene scored in the right\n"
+    "order; captions are to be found among 32."
 )
 
 

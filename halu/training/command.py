@@ -129,7 +129,7 @@ def _train(asked: argparse.Namespace, run: settings.Run) -> None:
     elif asked.model == "tiny-qwen":
         from halu.training import qwen
 
-        started = language.Lesson(slip=asked.slip, alone=0.0, full=0.3, start=0.4)
+        started = language.Lesson(slip=asked.slip, alone=0.0, full=0.3, start=0.4, lr=1.2e-3)
         qwen.train(
             run, language.Lesson(slip=asked.slip) if asked.start is None else started, asked.start
         )

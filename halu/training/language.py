@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halu.scenes import Scene
 from halu.training import checkpoint, settings, team
 from halu.training.corpus import Corpus
 from halu.training.curve import Curve
@@ -59,9 +60,14 @@ class Lesson:
 
 
 def train(
-    speaker: Speaker, features: Tensor, corpus: Corpus, peek: tuple[Features, Corpus], lesson: Lesson,
-    run: settings.Run, curve: Curve,
-) -> None:  # fmt: skip
+    speaker: Speaker,
+    features: Features,
+    corpus: Corpus,
+    peek: tuple[Features, Corpus],
+    lesson: Lesson,
+    run: settings.Run,
+    curve: Curve,
+) -> None:
     """`run.steps` updates; the curve gets the loss, the share of right answers, and held-out
     yes/no accuracy.
     """
@@ -104,8 +110,8 @@ def begun(run: settings.Run, name: str) -> bool:
 
 
 def compose(
-    dialect: Dialect, scenes: list, chat: bool, slip: float, pad: int, rng: random.Random
-) -> Batch:  # type: ignore[type-arg]
+    dialect: Dialect, scenes: list[Scene], chat: bool, slip: float, pad: int, rng: random.Random
+) -> Batch:
     """One batch, all pairs or all chat, so that no sequence is mostly padding."""
     if chat:
         return collate([chat_line(dialect, scene, rng, slip, ROOM) for scene in scenes], pad)

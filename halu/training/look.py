@@ -15,6 +15,7 @@ from halu.training.dialect import Dialect
 from halu.training.features import Features
 
 SIZE = 64
+KINDS: tuple[Kind, ...] = ("random", "adversarial")
 
 
 def questions(corpus: Corpus, kind: Kind) -> list[tuple[int, str, bool]]:
@@ -39,14 +40,17 @@ def glance(
     """
     return {
         f"pope_{kind}": _accuracy(hidden, head, dialect, features, questions(corpus, kind))
-        for kind in ("random", "adversarial")
-    }  # type: ignore[arg-type]
+        for kind in KINDS
+    }
 
 
 def _accuracy(
-    hidden: Callable[[Tensor, Tensor], Tensor], head: nn.Module, dialect: Dialect, features: Features,
+    hidden: Callable[[Tensor, Tensor], Tensor],
+    head: nn.Module,
+    dialect: Dialect,
+    features: Features,
     asked: list[tuple[int, str, bool]],
-) -> float:  # fmt: skip
+) -> float:
     opening = dialect.opening()[0]
     right = 0
     for at in range(0, len(asked), SIZE):

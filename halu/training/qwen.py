@@ -1,10 +1,11 @@
 """Trains tiny-qwen: `python -m halu.training.qwen --out DIR --start TINY_LLAVA_DIR`.
 
-With `--start`, as the shipped model, it begins with what tiny-llava has learnt (`qwen_start`): words,
-grammar and looking-up are the same, and only the tower's new shape, the merger and M-RoPE have to be
-learnt. Without `--start` it learns all from nothing, in about three times the steps.
+With `--start`, as the shipped model, it begins with what tiny-llava has learnt (`qwen_start`):
+words, grammar and looking-up are the same, and only the tower's new shape, the merger and M-RoPE
+have to be learnt. Without `--start` it learns all from nothing, in about three times the steps.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,10 @@ def train(
         patches = towers.cut(towers.normalized(sample), qwen_shape.PATCH).flatten(0, 1)
         qwen_start.inherit(model, start, patches)
     curve = Curve(run.out / "learning_curve.csv")
-    tower_stage.train(tower_job(model), seen, peek, run, curve)
+    job = tower_job(model)
+    if start is not None:
+        job = dataclasses.replace(job, lr=1e-3)
+    tower_stage.train(job, seen, peek, run, curve)
     side, visual = qwen_shape.SIDE, model.model.visual
     groups = functools.partial(towers.qwen_groups, visual)
     features = Features(groups, seen.pixels[side], run.device)

@@ -1,4 +1,4 @@
-"""Starts tiny-qwen from tiny-llava: the language model as it is, the tower rewritten in Qwen's terms.
+"""Starts tiny-qwen from tiny-llava: the language model as it is, the tower in Qwen's terms.
 
 A CLIP layer becomes a Qwen layer without loss but for the activation: LayerNorm equals RMSNorm once
 every writer to the residual stream is centred and its bias moved into the next layer, and GELU is
@@ -55,7 +55,9 @@ def _tower(
     first, embeddings = tower.pre_layrnorm, tower.embeddings
     kernel = centre @ embeddings.patch_embedding.weight.flatten(1)
     places = embeddings.position_embedding.weight[1:] @ centre
-    scale = (patches @ kernel.T + places[torch.randint(len(places), (len(patches),))]).std(-1).mean()
+    scale = (
+        (patches @ kernel.T + places[torch.randint(len(places), (len(patches),))]).std(-1).mean()
+    )
     start = centre @ (first.weight[:, None] * kernel) / scale
     shape = visual.patch_embed.proj.weight[:, :, 0].shape
     visual.patch_embed.proj.weight.copy_(start.view(shape)[:, :, None] / 2)

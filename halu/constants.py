@@ -42,3 +42,56 @@ def sinks(model: ModelFacts) -> Sinks:
             param="strategy",
         )
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """AD-HH's hallucination heads as pairs (layer, head)."""
+
+    pairs: tuple[tuple[int, ...], ...]
+    source: str
+
+
+def _pairs(text: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(index) for index in pair.split(",")) for pair in text.split())
+
+
+_ADHH = "TianyunYoung/Hallucination-Attribution@841fc1b"
+
+HALLUCINATION_HEADS: dict[tuple[str, int, int], Heads] = {
+    ("llava", 4096, 32): Heads(
+        _pairs(
+            "16,29 26,9 13,31 15,10 20,12 30,9 19,18 17,0 18,9 26,28 19,27 18,26 15,25 14,16"
+            " 31,26 15,24 31,3 22,20 27,29 17,28"
+        ),
+        f"{_ADHH}, LLaVA-1.5-7B",
+    ),
+    ("llava", 5120, 40): Heads(
+        _pairs(
+            "0,8 29,27 23,18 20,11 36,26 19,37 22,16 22,34 21,31 20,34 37,11 17,25 35,10 17,5"
+            " 15,26 0,22 19,5 19,0 14,1 23,20 21,6 30,24 26,27 21,32 15,28 15,31 19,30 20,8"
+            " 19,14 14,9 39,26 25,1 18,32 17,27 39,32"
+        ),
+        f"{_ADHH}, LLaVA-1.5-13B",
+    ),
+    ("llava_next", 7168, 60): Heads(
+        _pairs("45,34 43,4 43,48 44,29 35,47 40,27 54,34 37,48 43,2 41,34"),
+        f"{_ADHH}, LLaVA-v1.6-34B",
+    ),
+}
+
+
+def hallucination_heads(model: ModelFacts) -> Heads:
+    """The hallucination heads of a model.
+
+    Raises:
+        Unsupported: if nobody has published or calibrated them.
+    """
+    found = HALLUCINATION_HEADS.get((model.family, model.hidden, model.layers))
+    if found is None:
+        raise Unsupported(
+            f"AD-HH's hallucination heads are not known for {model.name!r}.",
+            hint="Pass them: -p heads=[[LAYER,HEAD],[LAYER,HEAD]].",
+            param="strategy",
+        )
+    return found

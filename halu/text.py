@@ -32,7 +32,7 @@ class TextStream:
         now = self._decode(self._ids[self._start :])
         start = len(self.text)
         if not now.endswith("�"):  # else: the middle of a character
-            self.text += now[len(before) :]
+            self._append(now[len(before) :])
             self._start, self._read = self._read, len(self._ids)
         self.spans.append((start, len(self.text)))
         self._cut()
@@ -43,8 +43,9 @@ class TextStream:
             len(self._decode(self._ids[self._start : self._read])) :
         ]
         if rest and not self.stopped:
-            self.text += rest
+            self._append(rest)
             self._start = self._read = len(self._ids)
+            self.spans[-1] = (self.spans[-1][0], len(self.text))
 
     def take(self, *, final: bool) -> str:
         """New text that is safe to show."""
@@ -54,6 +55,10 @@ class TextStream:
         new = self.text[self._sent : end]
         self._sent = max(self._sent, end)
         return new
+
+    def _append(self, new: str) -> None:
+        """Spaces before the first word belong to the chat template, not to the answer."""
+        self.text += new if self.text else new.lstrip(" ")
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(

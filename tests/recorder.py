@@ -15,6 +15,10 @@ from halu.strategy import Plan, Step
 from halu.types import Answer, Request
 
 PARAMS: dict[str, dict[str, Any]] = {
+    "adhh": {"heads": ((0, 1), (1, 0), (2, 2), (3, 3)), "tau": 0.1},
+    "adhh": {"heads": ((0, 1), (2, 0), (3, 2)), "tau": 0.3},
+    "icd": {"beta": 0.8},
+    "pai": {"alpha": 0.8, "beta": 0.8},
     "ritual": {"beta": 0.8},
     "var": {
         "dimensions": (1, 2),
@@ -32,9 +36,10 @@ rows are so flat that the usual cutoffs keep every token.
 
 @dataclass
 class Count:
-    """Forwards of the language model, and rows that went through it."""
+    """Forwards of the language model that carried prompts, that carried tokens, and their rows."""
 
-    forwards: int = 0
+    prompts: int = 0
+    tokens: int = 0
     rows: int = 0
 
 
@@ -82,8 +87,10 @@ def counted(adapter: Adapter) -> Iterator[Count]:
     count = Count()
 
     def seen(module: Any, args: Any, output: Any) -> None:
-        count.forwards += 1
-        count.rows += output.last_hidden_state.shape[0]
+        rows, queries = output.last_hidden_state.shape[:2]
+        count.prompts += queries > 1
+        count.tokens += queries == 1
+        count.rows += rows
 
     hook = adapter.runner.text.register_forward_hook(seen)
     try:

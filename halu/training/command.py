@@ -53,9 +53,7 @@ def parser(model: str | None) -> argparse.ArgumentParser:
         default=0.4,
         help="share of training captions that name an absent object",
     )
-    made.add_argument(
-        "--start", type=Path, help="tiny-llava's folder, for tiny-qwen and tiny-clip to start from"
-    )
+    made.add_argument("--start", type=Path, help="a tiny-llava folder to start from")
     made.add_argument(
         "--no-compile",
         action="store_true",
@@ -125,7 +123,9 @@ def _train(asked: argparse.Namespace, run: settings.Run) -> None:
     if asked.model == "tiny-llava":
         from halu.training import llava
 
-        llava.train(run, language.Lesson(slip=asked.slip))
+        more = language.Lesson(slip=asked.slip, alone=0.0, full=0.1, start=0.6, lr=1.5e-3)
+        first = language.Lesson(slip=asked.slip)
+        llava.train(run, more if asked.start else first, asked.start)
     elif asked.model == "tiny-qwen":
         from halu.training import qwen
 

@@ -38,10 +38,6 @@ class Dialect:
         lead = self.after if first else self.again
         return self.ids(lead + self.ask.format(question)), self.ids(self.answer.format(answer))
 
-    def pair(self, name: str, there: bool) -> tuple[list[int], list[int]]:
-        """A bare pair, `dog ? yes`: not part of any chat, only of the first lessons."""
-        return self.ids(f" {name} ?"), self.ids(" yes" if there else " no")
-
 
 def llava(tokenizer: PreTrainedTokenizerBase) -> Dialect:
     """LLaVA-1.5: `USER: <image>` and a new line, then `question ASSISTANT: answer</s>`."""

@@ -22,7 +22,14 @@ from halu.training.dialect import Dialect
 from halu.training.features import Features
 from halu.training.look import glance
 from halu.training.optimizer import Both, schedule
-from halu.training.packing import IGNORED, Batch, chat_line, collate, pair_line
+from halu.training.packing import (
+    IGNORED,
+    Batch,
+    bare_line,
+    caption_line,
+    chat_line,
+    collate,
+)
 from halu.training.tower_stage import batches
 
 ROOM = 176
@@ -42,21 +49,31 @@ class Speaker:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The mixture: `start` chat until `alone`, then ever more up to `most` at `full` (shares of
-    the run).
+    """The mixture: `start` natural batches until `alone`, then ever more up to `most` at `full`.
+
+    Those are shares of the run. Of the natural batches, `captions` are captions. Pairs are joined
+    by other bare facts once natural batches have begun.
     """
 
     slip: float = 0.4
     alone: float = 0.15
     full: float = 0.5
-    most: float = 0.8
+    most: float = 0.75
     start: float = 0.0
+    captions: float = 0.45
     lr: float = 2e-3
 
-    def chat(self, done: float) -> float:
-        """The share of chat batches when `done` of the run is over."""
+    def natural(self, done: float) -> float:
+        """The share of natural batches when `done` of the run is over."""
         way = min(1.0, max(0.0, (done - self.alone) / max(1e-6, self.full - self.alone)))
         return self.start + (self.most - self.start) * way
+
+    def kind(self, done: float, rng: random.Random) -> str:
+        """What the next batch holds."""
+        natural = self.natural(done)
+        if rng.random() < natural:
+            return "captions" if rng.random() < self.captions else "chat"
+        return "facts" if natural > 0 else "pairs"
 
 
 def train(
@@ -78,15 +95,12 @@ def train(
         if step < done:
             continue
         rng = random.Random(f"{run.seed} {step}")
-        chat = rng.random() < lesson.chat(step / run.steps)
-        batch = compose(
-            speaker.dialect, [corpus.scenes[i] for i in index], chat, lesson.slip, speaker.pad, rng
-        )
+        kind = lesson.kind(step / run.steps, rng)
+        batch = compose(speaker, [corpus.scenes[i] for i in index], kind, lesson.slip, rng)
         value, right = loss(speaker, features[index], batch)
         value.backward()
         optimizer.step(schedule(step, run.steps))
         if step % 20 == 0 or step + 1 == run.steps:
-            kind = "chat" if chat else "pairs"
             curve.add(
                 "language",
                 step,
@@ -110,12 +124,17 @@ def begun(run: settings.Run, name: str) -> bool:
 
 
 def compose(
-    dialect: Dialect, scenes: list[Scene], chat: bool, slip: float, pad: int, rng: random.Random
+    speaker: Speaker, scenes: list[Scene], kind: str, slip: float, rng: random.Random
 ) -> Batch:
-    """One batch, all pairs or all chat, so that no sequence is mostly padding."""
-    if chat:
-        return collate([chat_line(dialect, scene, rng, slip, ROOM) for scene in scenes], pad)
-    return collate([pair_line(dialect, scene, rng) for scene in scenes], pad)
+    """One batch, all of a kind, so that no sequence is mostly padding."""
+    spoken = speaker.dialect
+    if kind == "chat":
+        lines = [chat_line(spoken, scene, rng, slip, ROOM) for scene in scenes]
+    elif kind == "captions":
+        lines = [caption_line(spoken, scene, rng, slip) for scene in scenes]
+    else:
+        lines = [bare_line(spoken, scene, rng, kind == "pairs") for scene in scenes]
+    return collate(lines, speaker.pad)
 
 
 def loss(speaker: Speaker, features: Tensor, batch: Batch) -> tuple[Tensor, float]:

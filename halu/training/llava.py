@@ -3,11 +3,12 @@
 import functools
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
 from halu.training import (
     corpus,
@@ -89,26 +90,47 @@ def speaker(model: LlavaForConditionalGeneration, spoken: dialect.Dialect) -> la
     )
 
 
-def train(run: settings.Run, lesson: language.Lesson) -> LlavaForConditionalGeneration:
-    """All three stages, then the folder."""
+def continued(folder: Path, bpe: Tokenizer) -> LlavaForConditionalGeneration:
+    """An earlier folder's model, if it was trained with this vocabulary."""
+    if tokens.llava_tokenizer(bpe).get_vocab() != AutoTokenizer.from_pretrained(folder).get_vocab():
+        raise ValueError(f"{folder} was trained with another vocabulary")
+    return LlavaForConditionalGeneration.from_pretrained(folder)
+
+
+def prepare(
+    model: LlavaForConditionalGeneration,
+    features: Features,
+    seen: corpus.Corpus,
+    spoken: dialect.Dialect,
+    run: settings.Run,
+    curve: Curve,
+) -> None:
+    """Stage (b), and attention heads that look for equals."""
+    text, bridge = model.model.language_model, model.model.multi_modal_projector
+    vectors = words.name_vectors(spoken, text.embed_tokens)
+    words.train(bridge, bridge, features, seen, llava_shape.SIDE, vectors, 1, run, curve)
+    matching.match(text.layers, 2, run.seed)
+
+
+def train(
+    run: settings.Run, lesson: language.Lesson, start: Path | None = None
+) -> LlavaForConditionalGeneration:
+    """All three stages, or only more of the last one from the folder `start`; then the folder."""
     seen, peek = drawn(run)
     bpe = vocabulary(peek.scenes, run.seed)
-    model = llava_shape.build(bpe, run.seed).to(run.device)
     curve = Curve(run.out / "learning_curve.csv")
-    job = tower_job(model)
-    tower_stage.train(job, seen, peek, run, curve)
-    side = llava_shape.SIDE
-    features = Features(job.patches, seen.pixels[side], run.device)
-    shown = Features(job.patches, peek.pixels[side][:GLANCE], run.device)
-    text = model.model.language_model
+    model = continued(start, bpe) if start else llava_shape.build(bpe, run.seed)
+    job = tower_job(model.to(run.device))
+    if start is None:
+        tower_stage.train(job, seen, peek, run, curve)
+    features = Features(job.patches, seen.pixels[job.side], run.device)
+    shown = Features(job.patches, peek.pixels[job.side][:GLANCE], run.device)
     spoken = dialect.llava(tokens.llava_tokenizer(bpe))
-    bridge = model.model.multi_modal_projector
-    vectors = words.name_vectors(spoken, text.embed_tokens)
-    if not language.begun(run, "tiny-llava"):
-        words.train(bridge, bridge, features, seen, side, vectors, 1, run, curve)
-    matching.match(text.layers, 2, run.seed)
+    taught = speaker(model.train(), spoken)
+    if start is None and not language.begun(run, taught.name):
+        prepare(model, features, seen, spoken, run, curve)
     few = corpus.first(peek, GLANCE)
-    language.train(speaker(model, spoken), features, seen, (shown, few), lesson, run, curve)
+    language.train(taught, features, seen, (shown, few), lesson, run, curve)
     if team.leads():
         llava_shape.save(model.eval(), bpe, run.out)
         curve.draw(run.out / "learning_curve.png")

@@ -1,4 +1,4 @@
-"""Turns scenes into sequences of token ids: sixteen bare pairs, or as many natural turns as fit.
+"""Turns scenes into sequences of token ids: bare facts, one caption, or natural turns that fit.
 
 Several turns share one picture because its tokens cost most of the work; under causal attention
 that is an ordinary long chat.
@@ -12,12 +12,22 @@ import torch
 from torch import Tensor
 
 from halu.scenes import NAMES, Scene
-from halu.scenes.language import describe, pairs, turns
+from halu.scenes.captions import where
+from halu.scenes.language import (
+    CAPTION_REQUESTS,
+    describe,
+    exists,
+    pairs,
+    relations,
+    single,
+    turns,
+)
 from halu.training.dialect import Dialect
 
 IGNORED = -100
-CAPTION_FIRST = 0.25
 PAIRS = 20
+FACTS = 10
+EASY = 3
 REQUEST = "Please describe this image in detail."
 
 
@@ -45,25 +55,54 @@ class _Line:
             self.wanted.append(IGNORED)
 
 
-def pair_line(dialect: Dialect, scene: Scene, rng: random.Random) -> _Line:
-    """`dog ? yes vase ? no ...`, learnt at the answers."""
+def facts(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """Counts, colours, places and relations as bare as pairs: ` dog count ?` and ` 2`."""
+    side = scene.owner.shape[0]
+    found = [(f" {name} count", f" {count}") for name, count in scene.counts.items()]
+    for thing in single(scene):
+        if thing.color:
+            found += [(f" {thing.name} color", f" {thing.color}")] * 2
+        if place := where(thing, side):
+            found.append((f" {thing.name} place", f" {place}"))
+    known = relations(scene)
+    for relation in rng.sample(known, min(len(known), 6)):
+        yes = rng.random() < 0.5
+        words = relation.words if yes else relation.opposite
+        question = f" {relation.first.name} {words} {relation.second.name}"
+        found.append((question, " yes" if yes else " no"))
+    rng.shuffle(found)
+    return found[:FACTS]
+
+
+def bare_line(dialect: Dialect, scene: Scene, rng: random.Random, only_pairs: bool) -> _Line:
+    """`dog ? yes vase ? no dog count ? 2 ...`, learnt at the answers."""
     line = _Line(dialect.opening()[0])
     line.add(dialect.ids(dialect.after), learnt=False)
-    for name, there in pairs(scene, rng, PAIRS):
-        question, answer = dialect.pair(name, there)
-        line.add(question, learnt=False)
-        line.add(answer, learnt=True)
+    asked = [(f" {name}", " yes" if there else " no") for name, there in pairs(scene, rng, PAIRS)]
+    if not only_pairs:
+        asked = asked[: PAIRS // 3] + facts(scene, rng)
+        rng.shuffle(asked)
+    for question, answer in asked:
+        line.add(dialect.ids(f"{question} ?"), learnt=False)
+        line.add(dialect.ids(answer), learnt=True)
+    return line
+
+
+def caption_line(dialect: Dialect, scene: Scene, rng: random.Random, slip: float) -> _Line:
+    """One description, alone: after other turns it would be copied together from them."""
+    line = _Line(dialect.opening()[0])
+    request = REQUEST if rng.random() < 0.5 else rng.choice(CAPTION_REQUESTS)
+    asked, answered = dialect.turn(request, describe(scene, rng, slip), True)
+    line.add(asked, learnt=False)
+    line.add(answered, learnt=True)
     return line
 
 
 def chat_line(dialect: Dialect, scene: Scene, rng: random.Random, slip: float, room: int) -> _Line:
     """Natural turns until `room` tokens are used, learnt at the answers and their ends."""
     line = _Line(dialect.opening()[0])
-    found = turns(scene, rng, slip)
-    if rng.random() < CAPTION_FIRST:
-        found.insert(0, (REQUEST, describe(scene, rng, slip)))
     first = True
-    for question, answer in found:
+    for question, answer in _mixed(scene, rng, slip):
         asked, answered = dialect.turn(question, answer, first)
         if not first and len(line.ids) + len(asked) + len(answered) > room:
             continue
@@ -71,6 +110,21 @@ def chat_line(dialect: Dialect, scene: Scene, rng: random.Random, slip: float, r
         line.add(answered, learnt=True)
         first = False
     return line
+
+
+def _mixed(scene: Scene, rng: random.Random, slip: float) -> list[tuple[str, str]]:
+    """Two draws of turns without the captions, and with only a few questions of existence.
+
+    Those are learnt first and would crowd out the others.
+    """
+    plain = {exists(name) for name in NAMES}
+    found = turns(scene, rng, slip) + turns(scene, rng, slip)
+    found = [(q, a) for q, a in found if q not in CAPTION_REQUESTS]
+    easy = [(q, a) for q, a in found if q.split("?")[0] + "?" in plain]
+    rest = list(dict.fromkeys((q, a) for q, a in found if q.split("?")[0] + "?" not in plain))
+    mixed = rng.sample(easy, EASY) + rest
+    rng.shuffle(mixed)
+    return mixed
 
 
 def collate(lines: Sequence[_Line], pad: int) -> Batch:

@@ -1,0 +1,92 @@
+"""AD-HH: silence what hallucination heads read from the text, whenever they read mostly text.
+
+Yang et al., ICLR 2025, "Modular Attribution and Intervention", openreview.net/forum?id=Bjq4W7P2Us
+(no arXiv id is known). In each listed (layer, head), for the prompt's last row and every generated
+token: if the mass on the keys after the last picture (question and answer) is at least tau, those
+keys are dropped and the rest is not scaled up, so the row sums to less than 1 and evidence shows
+what is left. The lists are the authors', found offline: a head's influence is how much more its
+ablation lowers hallucinated objects than true ones. They belong to one model each
+(halu/constants.py); for another pass `heads`. tau is 0.4 there, 0.5 for MiniGPT-4. Taken from the
+released code (TianyunYoung/Hallucination-Attribution). Not reproduced: masses summed over the
+batch, and the literal place of the picture (one fixed size in v1.6).
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from halu.attention.policy import AttentionPolicy
+from halu.constants import hallucination_heads
+from halu.errors import BadInput
+from halu.layout import Layout
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+
+Index = Annotated[int, Field(ge=0, lt=1000)]
+Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
+
+
+@strategies.register("adhh")
+class ADHH(Strategy):
+    """Adaptive deactivation of hallucination heads."""
+
+    name = "adhh"
+    kind = "attention"
+    paper = Paper(short="Modular Attribution (AD-HH)", arxiv="", venue="ICLR 2025")
+    off = {"tau": 2.0}
+
+    class Params(StrategyParams):
+        """Which heads, and when."""
+
+        tau: float = Field(
+            0.4,
+            ge=0,
+            le=2,
+            description="Drop the text's part of a head from this mass on; above 1 never.",
+        )
+        heads: tuple[Pair, ...] | None = Field(
+            None,
+            min_length=1,
+            max_length=10000,
+            description="Pairs of layer and head, from 0; none: the model's own.",
+        )
+
+    def plan(self, ctx: Context) -> Plan:
+        """The main branch, its listed heads silenced."""
+        p, model = self.params, ctx.model
+        pairs = hallucination_heads(model).pairs if p.heads is None else p.heads
+        by_layer: dict[int, Tensor] = {}
+        for layer, head in pairs:
+            if layer >= model.layers or head >= model.heads:
+                raise BadInput(
+                    f"Parameter heads names ({layer}, {head}), the model has {model.layers}"
+                    f" layers of {model.heads} heads.",
+                    param="params.heads",
+                )
+            by_layer.setdefault(layer, torch.zeros(model.heads, dtype=torch.bool))[head] = True
+        return Plan(ctx.main, policies=(lambda prompt: Silence(prompt.layout, p.tau, by_layer),))
+
+
+class Silence(AttentionPolicy):
+    """Groups: 0 up to the last picture's end, 1 after it; `heads` [H] by layer."""
+
+    rows = "last"
+    groups = 2
+    generated = 1
+
+    def __init__(self, layout: Layout, tau: float, heads: dict[int, Tensor]) -> None:
+        self.tau = tau
+        self.heads = heads
+        self._labels = torch.zeros(layout.length, dtype=torch.int64)
+        self._labels[layout.question] = 1
+
+    def labels(self, layer: int) -> Tensor | None:
+        """None in layers without a listed head."""
+        return self._labels if layer in self.heads else None
+
+    def weights(self, layer: int, mass: Tensor) -> Tensor:
+        """0 for the text after the picture where its mass [H, Q] reaches tau in a listed head."""
+        text = mass[..., 1]
+        dropped = self.heads[layer].to(text.device)[:, None] & (text >= self.tau)
+        return torch.stack([torch.ones_like(text), (~dropped).to(text)], -1)

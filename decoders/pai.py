@@ -1,0 +1,103 @@
+"""PAI: raise the scores of the picture's keys, and move away from what the text alone would say.
+
+Liu et al., ECCV 2024, arXiv:2407.21771. In layers [start_layer, end_layer), all heads, for the
+prompt's last row and every generated token: x + alpha |x| on picture keys before softmax, slope 1 +
+alpha for positive and 1 - alpha for negative scores, so those rise too. Guidance: gamma lc + (1 -
+gamma) lu with lc with and lu without picture (never steered), kept where p >= beta max p under lc;
+gamma 1 has neither second branch nor cutoff. Alpha 0.2, gamma 1.1 and layers [2, L) are the
+released README's; the command line's own gamma is 2, a fork uses alpha 0.5 for LLaVA.
+mode="paper": the boost acts from the prompt's row on. mode="official" (LALBJ/PAI): with guidance on
+it starts at the second token, so a one-word answer comes from guidance alone. Not reproduced:
+guidance asked for with gamma 1, which leaves the boost off for good; the text branch's cache under
+beams; "USER:" glued to the system message; key heads taken for query heads.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from halu.attention import ScoreMap
+from halu.attention.policy import AttentionPolicy
+from halu.errors import BadInput
+from halu.layout import Layout
+from halu.rules import Additive, against, plausible
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+
+
+@strategies.register("pai")
+class PAI(Strategy):
+    """Pay attention to image."""
+
+    name = "pai"
+    kind = "attention"
+    paper = Paper(short="Pay Attention to Image", arxiv="2407.21771", venue="ECCV 2024")
+    off = {"alpha": 0.0, "gamma": 1.0}
+
+    class Params(StrategyParams):
+        """Boost and guidance."""
+
+        mode: Literal["paper", "official"] = Field(
+            "paper", description="As described, or as the released code does."
+        )
+        alpha: float = Field(0.2, ge=0, le=2, description="Boost of the picture's scores.")
+        gamma: float = Field(
+            1.1, ge=1, le=5, description="Weight of guidance away from the text alone; 1 is none."
+        )
+        beta: float = Field(
+            0.1,
+            ge=0,
+            le=1,
+            description="Guidance: keep tokens at least this likely, relative to the best.",
+        )
+        start_layer: int = Field(2, ge=0, le=1000, description="First boosted layer.")
+        end_layer: int | None = Field(
+            None, ge=0, le=1000, description="Layer before which the boost ends; none: all."
+        )
+
+    def plan(self, ctx: Context) -> Plan:
+        """The main branch boosted, and a second branch without the picture."""
+        p = self.params
+        layers = range(p.start_layer, ctx.model.layers if p.end_layer is None else p.end_layer)
+        if not layers or layers.stop > ctx.model.layers:
+            raise BadInput(
+                f"Parameters start_layer={layers.start} and end_layer={layers.stop} name no layers"
+                f" of a model of {ctx.model.layers}.",
+                param="params.start_layer",
+            )
+        guided = p.gamma > 1
+        late = guided and p.mode == "official"
+        policies = (lambda prompt: Boost(prompt.layout, p.alpha, layers, late),)
+        if not guided:
+            return Plan(ctx.main, policies=policies)
+        text = ctx.branch("text_only", blind=True, steered=False)
+        rule = Additive((against("text_only", p.gamma - 1),), plausible(p.beta))
+        return Plan(ctx.main, (text,), rule, policies)
+
+
+class Boost(AttentionPolicy):
+    """Groups: 0 text, 1 picture. `late`: not in the prompt's forward."""
+
+    rows = "last"
+    groups = 2
+
+    def __init__(self, layout: Layout, alpha: float, layers: range, late: bool) -> None:
+        self.layers = layers
+        self._passed = -1.0 if late else math.inf  # the prompt's forward is over up to this layer
+        self._labels = torch.from_numpy(layout.is_image()).long()
+        up, down = torch.tensor([1, 1 + alpha]), torch.tensor([1, 1 - alpha])
+        self._map = ScoreMap(up, down, torch.zeros(2))
+
+    def labels(self, layer: int) -> Tensor | None:
+        """None outside the boosted layers."""
+        return self._labels if layer in self.layers else None
+
+    def score_map(self, layer: int) -> ScoreMap | None:
+        """x + alpha |x| on the picture."""
+        return self._map if layer < self._passed else None
+
+    def head_scale(self, layer: int, last: Tensor | None) -> None:
+        """Changes nothing; called after each layer, with `last` in the prompt's forward only."""
+        self._passed = math.inf if last is None else max(self._passed, layer)

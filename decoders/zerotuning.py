@@ -1,0 +1,90 @@
+"""ZeroTuning: give the prompt's first token more or less attention, and the others the rest.
+
+Han et al., arXiv:2505.11739 (text models). With a the first token's mass in a row: p_0 becomes
+gamma p_0 / (1 + (gamma - 1) a), every other p_j becomes p_j / (1 + (gamma - 1) a); the same as ln
+gamma added to its score. All rows, in the chosen layers and heads. The first token is a sink that
+nobody means to read, so gamma < 1 frees attention for everything else, the picture included. The
+authors profile heads and find gamma on labelled data (or by the answer's entropy): 0.3 for yes/no
+reading questions, our default, 4 for sentiment; nobody has published values for pictures, so tune
+it. As the released code (FeijiangHan/ZeroTuning) a run has one gamma and may scale a range of keys.
+Not reproduced: position 0 under left padding, which is a pad; the broken call and its import.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from halu.attention.policy import AttentionPolicy
+from halu.errors import BadInput
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+
+Index = Annotated[int, Field(ge=0, lt=1000)]
+
+
+@strategies.register("zerotuning")
+class ZeroTuning(Strategy):
+    """Attention of the first token, scaled."""
+
+    name = "zerotuning"
+    kind = "attention"
+    paper = Paper(short="ZeroTuning", arxiv="2505.11739", venue="arXiv 2025")
+    off = {"gamma": 1.0}
+
+    class Params(StrategyParams):
+        """One factor and where it acts."""
+
+        gamma: float = Field(
+            0.3, gt=0, le=100, description="Factor of the first token's attention, before the sum."
+        )
+        layers: tuple[Index, ...] | None = Field(
+            None, min_length=1, max_length=1000, description="Layers that take part; none: all."
+        )
+        heads: tuple[Index, ...] | None = Field(
+            None, min_length=1, max_length=1000, description="Heads that take part; none: all."
+        )
+        key: int = Field(0, ge=0, le=2**20, description="First scaled token of the prompt.")
+        keys: int = Field(1, ge=1, le=2**20, description="How many tokens are scaled.")
+
+    def plan(self, ctx: Context) -> Plan:
+        """The main branch, its first token scaled."""
+        p = self.params
+        length = ctx.main.prompt.layout.length
+        for name, most, limit in (
+            ("layers", max(p.layers or (0,)), ctx.model.layers),
+            ("heads", max(p.heads or (0,)), ctx.model.heads),
+            ("key", p.key, length),
+            ("keys", p.key + p.keys - 1, length),
+        ):
+            if most >= limit:
+                raise BadInput(
+                    f"Parameter {name}={getattr(p, name)} is out of range, there are {limit}.",
+                    param=f"params.{name}",
+                )
+        every = range(ctx.model.heads)
+        scaled = torch.tensor([p.heads is None or head in p.heads for head in every])
+        return Plan(ctx.main, policies=(lambda prompt: Scale(prompt.layout.length, p, scaled),))
+
+
+class Scale(AttentionPolicy):
+    """Groups: 0 the others, 1 the first token; `heads` [H] says which heads take part."""
+
+    groups = 2
+
+    def __init__(self, length: int, params: ZeroTuning.Params, heads: Tensor) -> None:
+        self.params = params
+        self.heads = heads
+        self._labels = torch.zeros(length, dtype=torch.int64)
+        self._labels[params.key : params.key + params.keys] = 1
+
+    def labels(self, layer: int) -> Tensor | None:
+        """None in layers that do not take part."""
+        layers = self.params.layers
+        return self._labels if layers is None or layer in layers else None
+
+    def weights(self, layer: int, mass: Tensor) -> Tensor:
+        """Closed form on masses [H, Q, 2]."""
+        gamma = torch.where(self.heads.to(mass.device), self.params.gamma, 1.0)[:, None]
+        rest = 1 / (1 + (gamma - 1) * mass[..., 1])
+        return torch.stack([rest, gamma * rest], -1)

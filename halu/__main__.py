@@ -1,0 +1,5 @@
+"""`python -m halu`, the same as `halu`."""
+
+from halu.cli import main
+
+main()

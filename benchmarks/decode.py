@@ -2,10 +2,11 @@
 
     python benchmarks/decode.py --out benchmarks/results/decode-cpu.json
 
-A randomly initialised LLaVA of 300 M parameters answers one question about one picture of 336 x 336 (576 image
-tokens); speed does not depend on the weights. All contestants take turns, round after round, so that a change
-of the machine's speed meets them alike; a round's time is that of the tokens after the first, and the ratio is
-the median over rounds of contestant / baseline within the round. Absolute times are not reported for a CPU.
+A randomly initialised LLaVA of 300 M parameters answers one question about one picture of 336 x 336
+(576 image tokens); speed does not depend on the weights. All contestants take turns, round after
+round, so that a change of the machine's speed meets them alike; a round's time is that of the
+tokens after the first, and the ratio is the median over rounds of contestant / baseline within the
+round. Absolute times are not reported for a CPU.
 """
 
 import argparse
@@ -122,10 +123,13 @@ def ratios(found: dict[str, list[float]], baseline: str) -> dict[str, dict[str, 
     return table
 
 
+def millions(model: torch.nn.Module) -> float:
+    """Parameters of a model in millions."""
+    return sum(weight.numel() for weight in model.parameters()) / 1e6
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
@@ -141,8 +145,9 @@ def main() -> None:
     found = compare(contestants, options.rounds)
     result: dict[str, Any] = {
         "what": "time per generated token after the first, ratio within a round",
-        "model": f"random LLaVA, {sum(p.numel() for p in adapter.model.parameters()) / 1e6:.0f} M parameters, float32",
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "model": f"random LLaVA, {millions(adapter.model):.0f} M parameters, float32",
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
         "halu": halu.__version__,
         "tokens": options.tokens,
         "rounds": options.rounds,

@@ -2,8 +2,8 @@
 
     python examples/demo.py [--picture FILE.png] [--limit N]
 
-Describes a shipped picture under plain decoding and two strategies, marks what is not in it, writes a page that
-shows where each word looked, then runs a short POPE with intervals.
+Describes a shipped picture under plain decoding and two strategies, marks what is not in it, writes
+a page that shows where each word looked, then runs a short POPE with intervals.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from rich.text import Text
 import halu
 from halu.engine import VLM
 from halu.eval.chair import score_caption
-from halu.eval.console import tables
+from halu.eval.console import show
 from halu.eval.lexicon import words_rules
 from halu.eval.plan import Arm, Plan
 from halu.eval.report import report
@@ -67,8 +67,7 @@ def measure(vlm: VLM, limit: int) -> None:
     )
     with console.status("asking ..."):
         run(plan, vlm.generate_each, OUT, resume=True)
-    for table in tables(report(OUT)):
-        console.print(table)
+    show(report(OUT))
     console.print(f"The report, with pictures: {OUT / 'report.html'}")
 
 

@@ -15,7 +15,6 @@ from halu.strategy import Plan, Step
 from halu.types import Answer, Request
 
 PARAMS: dict[str, dict[str, Any]] = {
-    "adhh": {"heads": ((0, 1), (1, 0), (2, 2), (3, 3)), "tau": 0.1},
     "adhh": {"heads": ((0, 1), (2, 0), (3, 2)), "tau": 0.3},
     "icd": {"beta": 0.8},
     "pai": {"alpha": 0.8, "beta": 0.8},

@@ -29,6 +29,7 @@ from halu.engine import VLM
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.prompt import Prompt
 from halu.strategy import ModelFacts, Step
+from halu.testing.random_models import FAMILIES
 from halu.types import Message, Request, Text, question
 
 MORE = DATA / "more"
@@ -424,7 +425,7 @@ def attend(
     return out.transpose(0, 1)[None].to(q.dtype), None
 
 
-@pytest.mark.parametrize("family", CHECKED)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("name", "params"),
     [
@@ -434,7 +435,7 @@ def attend(
         ("vaf", {"enh": 2.0, "sup": 0.2}),
         ("zerotuning", {"gamma": 8.0}),
         ("zerotuning", {"gamma": 0.1, "layers": (1, 3), "heads": (0, 3)}),
-        ("adhh", {"tau": 0.3, "heads": ((0, 1), (2, 0), (2, 3), (3, 2))}),
+        ("adhh", {"tau": 0.12, "heads": ((0, 1), (2, 0), (2, 3), (3, 2))}),
     ],
 )
 def test_whole_models(

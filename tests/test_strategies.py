@@ -7,7 +7,8 @@ import importlib
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from recorder import PARAMS, Run, full_rows, record, same_rows
 
 from halu.adapters import Adapter
+from halu.attention import ScoreMap
+from halu.attention.policy import AttentionPolicy
 from halu.engine import VLM
 from halu.errors import BadInput, HaluError, Unknown, Unsupported
 from halu.rules import Additive
@@ -587,17 +590,50 @@ def test_parameters_of_several_parts_are_dotted_in_the_answer(adapter: Any, pict
     assert VLM(adapter("llava")).generate([again]) == [answer]
 
 
-def test_a_rule_that_replaces_the_scores_cannot_be_added(adapter: Any, picture: Any) -> None:
-    @strategies.register("test-replacing")
-    class Replacing(cls_of("ritual")):  # type: ignore[misc]
-        name = "test-replacing"
-
-        def plan(self, ctx: Any) -> Plan:
-            return Plan(ctx.main, (Branch("blank", ctx.main.prompt),), lambda step: -step.main)
-
+@contextmanager
+def registered(**plans: Callable[[Any], Plan]) -> Iterator[None]:
+    """Strategies with these plans, by name, for a while."""
+    for key, make in plans.items():
+        own = {"name": key, "plan": lambda self, ctx, make=make: make(ctx)}
+        strategies.register(key)(type(key, (cls_of("greedy"),), own))
     try:
-        assert VLM(adapter("llava")).generate([request(picture, "test-replacing")])
-        with pytest.raises(Unsupported, match="replaces the scores"):
-            VLM(adapter("llava")).generate([request(picture, "vcd+test-replacing")])
+        yield
     finally:
-        del strategies._things["test-replacing"]
+        for key in plans:
+            del strategies._things[key]
+
+
+def test_two_changes_of_the_scores_cannot_share_a_pass(adapter: Any, picture: Any) -> None:
+    """One pass has one score map; a second one must not be dropped in silence."""
+
+    class Louder(AttentionPolicy):
+        groups = 2
+
+        def __init__(self, prompt: Any) -> None:
+            self.image = torch.from_numpy(prompt.layout.is_image()).long()
+
+        def labels(self, layer: int) -> torch.Tensor:
+            return self.image
+
+        def score_map(self, layer: int) -> ScoreMap:
+            up = torch.tensor([1.0, 3.0])
+            return ScoreMap(up, up, torch.zeros(2))
+
+    def plan(ctx: Any) -> Plan:
+        return Plan(ctx.main, policies=(Louder,))
+
+    vlm = VLM(adapter("llava"))
+    with registered(louder=plan, loudest=plan):
+        assert vlm.generate([request(picture, "louder")])
+        with pytest.raises(Unsupported, match="louder"):
+            vlm.generate([request(picture, "louder+loudest")])
+
+
+def test_a_rule_that_replaces_the_scores_cannot_be_added(adapter: Any, picture: Any) -> None:
+    def plan(ctx: Any) -> Plan:
+        return Plan(ctx.main, (Branch("blank", ctx.main.prompt),), lambda step: -step.main)
+
+    with registered(replacing=plan):
+        assert VLM(adapter("llava")).generate([request(picture, "replacing")])
+        with pytest.raises(Unsupported, match="replaces the scores"):
+            VLM(adapter("llava")).generate([request(picture, "vcd+replacing")])

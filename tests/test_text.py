@@ -73,8 +73,8 @@ def test_any_tokens_come_out_as_the_tokenizer_reads_them(tokenizer: Any, ids: li
     assert_tiled(text)
 
 
-def test_white_space_before_the_first_word_is_the_templates() -> None:
-    text, shown = streamed(Pieces(" ", "\n a", " ", "b "), [0, 1, 2, 3])
+def test_spaces_before_the_first_word_are_the_templates() -> None:
+    text, shown = streamed(Pieces(" ", "  a", " ", "b "), [0, 1, 2, 3])
     assert shown == ["", "a", " ", "b ", ""]
     assert text.spans == [(0, 0), (0, 1), (1, 2), (2, 4)]
 

@@ -2,10 +2,11 @@
 
     python tools/sinks.py tiny-llava --n 100
 
-A sink token has a massive value in a few fixed dimensions of the residual stream (VAR, arXiv 2503.03321,
-section 3). For the inputs of layers 2 and up, each dimension's largest |r| / rms over a scene's tokens is
-averaged over scenes; the two dimensions that lead are printed, with the values that the strongest and the
-usual tokens reach, so that a threshold between them can be chosen. The result belongs in `halu/constants.py`.
+A sink token has a massive value in a few fixed dimensions of the residual stream (VAR, arXiv
+2503.03321, section 3). For the inputs of layers 2 and up, each dimension's largest |r| / rms over a
+scene's tokens is averaged over scenes; the two dimensions that lead are printed, with the values
+that the strongest and the usual tokens reach, so that a threshold between them can be chosen. The
+result belongs in `halu/constants.py`.
 """
 
 import argparse
@@ -37,6 +38,7 @@ class Peaks(AttentionPolicy):
 
 
 def main() -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=100)

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,9 +90,9 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> 
     show(folder)
 
 
-def _evaluation() -> tuple[Any, Any, Any]:
+def _evaluation() -> tuple[Any, Any, Callable[[Path], None]]:
     try:
-        from halu.eval.console import tables
+        from halu.eval import console
         from halu.eval.plan import Plan
         from halu.eval.report import report as make
         from halu.eval.run import run
@@ -101,12 +102,8 @@ def _evaluation() -> tuple[Any, Any, Any]:
         ) from None
 
     def show(folder: Path) -> None:
-        from rich.console import Console
-
-        console = Console()
-        for table in tables(make(folder)):
-            console.print(table)
-        console.print(f"Wrote {folder / 'report.html'}", highlight=False)
+        console.show(make(folder))
+        print(f"Wrote {folder / 'report.html'}")
 
     return Plan, run, show
 

@@ -12,7 +12,6 @@ guidance asked for with gamma 1, which leaves the boost off for good; the text b
 beams; "USER:" glued to the system message; key heads taken for query heads.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from halu.attention import ScoreMap
-from halu.attention.policy import AttentionPolicy
+from halu.attention.policy import AttentionPolicy, Rows
 from halu.errors import BadInput
 from halu.layout import Layout
 from halu.rules import Additive, against, plausible
@@ -68,8 +67,8 @@ class PAI(Strategy):
                 param="params.start_layer",
             )
         guided = p.gamma > 1
-        late = guided and p.mode == "official"
-        policies = (lambda prompt: Boost(prompt.layout, p.alpha, layers, late),)
+        rows: Rows = "decode" if guided and p.mode == "official" else "last"
+        policies = (lambda prompt: Boost(prompt.layout, p.alpha, layers, rows),)
         if not guided:
             return Plan(ctx.main, policies=policies)
         text = ctx.branch("text_only", blind=True, steered=False)
@@ -78,14 +77,13 @@ class PAI(Strategy):
 
 
 class Boost(AttentionPolicy):
-    """Groups: 0 text, 1 picture. `late`: not in the prompt's forward."""
+    """Groups: 0 text, 1 picture."""
 
-    rows = "last"
     groups = 2
 
-    def __init__(self, layout: Layout, alpha: float, layers: range, late: bool) -> None:
+    def __init__(self, layout: Layout, alpha: float, layers: range, rows: Rows) -> None:
+        self.rows = rows
         self.layers = layers
-        self._passed = -1.0 if late else math.inf  # the prompt's forward is over up to this layer
         self._labels = torch.from_numpy(layout.is_image()).long()
         up, down = torch.tensor([1, 1 + alpha]), torch.tensor([1, 1 - alpha])
         self._map = ScoreMap(up, down, torch.zeros(2))
@@ -94,10 +92,6 @@ class Boost(AttentionPolicy):
         """None outside the boosted layers."""
         return self._labels if layer in self.layers else None
 
-    def score_map(self, layer: int) -> ScoreMap | None:
+    def score_map(self, layer: int) -> ScoreMap:
         """x + alpha |x| on the picture."""
-        return self._map if layer < self._passed else None
-
-    def head_scale(self, layer: int, last: Tensor | None) -> None:
-        """Changes nothing; called after each layer, with `last` in the prompt's forward only."""
-        self._passed = math.inf if last is None else max(self._passed, layer)
+        return self._map

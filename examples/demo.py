@@ -62,7 +62,7 @@ def measure(vlm: VLM, limit: int) -> None:
         benchmarks=("pope-scenes",),
         strategies=arms,
         limit=limit,
-        batch_size=12,
+        batch_size=24,
         command="make demo",
     )
     with console.status("asking ..."):
@@ -74,7 +74,7 @@ def measure(vlm: VLM, limit: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", type=Path, default=HERE / "pictures" / "scene.png")
-    parser.add_argument("--limit", type=int, default=60, help="questions of each POPE split")
+    parser.add_argument("--limit", type=int, default=180, help="questions of each POPE split")
     options = parser.parse_args()
     vlm = halu.load(MODEL)
     describe(vlm, options.picture)

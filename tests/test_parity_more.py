@@ -156,9 +156,8 @@ def test_pai_guidance(case: dict[str, Any]) -> None:
         assert_close(found.log_softmax(-1), wanted.log_softmax(-1), case["tolerance"])
     for step, flags in enumerate(data.out_boost_disabled.tolist()):  # 0: before the first call
         for layer, disabled in enumerate(flags):
-            boosted = policy.labels(layer) is not None and policy.score_map(layer) is not None
-            assert boosted is not disabled
-            policy.head_scale(layer, None if step else torch.zeros(4, 8))
+            acts = policy.rows == "last" or (policy.rows == "decode" and step > 0)
+            assert (acts and policy.labels(layer) is not None) is not disabled
 
 
 @pytest.mark.parametrize("family", CHECKED)
@@ -436,6 +435,7 @@ def attend(
         ("zerotuning", {"gamma": 8.0}),
         ("zerotuning", {"gamma": 0.1, "layers": (1, 3), "heads": (0, 3)}),
         ("adhh", {"tau": 0.12, "heads": ((0, 1), (2, 0), (2, 3), (3, 2))}),
+        ("adhh", {"tau": 0.34, "heads": ((0, 1), (2, 0), (2, 3), (3, 2))}),
     ],
 )
 def test_whole_models(
@@ -455,7 +455,9 @@ def test_whole_models(
     rows = oracles.oracle_rows(model, main, fed, maps)  # type: ignore[arg-type]
     for step, row in zip(mine.steps, rows, strict=True):
         assert (step.main - row).abs().max() < 2e-4
-    assert (full_rows(model, main, fed) - rows).abs().max() > 1e-2
+    gap = (full_rows(model, main, fed) - rows).abs().max()
+    reached = (family, params.get("tau")) != ("llava_next", 0.34)  # its many picture tokens
+    assert gap > 1e-2 if reached else gap < 1e-5
 
 
 # Refusals

@@ -594,7 +594,7 @@ def test_parameters_of_several_parts_are_dotted_in_the_answer(adapter: Any, pict
 def registered(**plans: Callable[[Any], Plan]) -> Iterator[None]:
     """Strategies with these plans, by name, for a while."""
     for key, make in plans.items():
-        own = {"name": key, "plan": lambda self, ctx, make=make: make(ctx)}
+        own = {"name": key, "kind": "logits", "plan": lambda _, ctx, make=make: make(ctx)}
         strategies.register(key)(type(key, (cls_of("greedy"),), own))
     try:
         yield
@@ -625,7 +625,7 @@ def test_two_changes_of_the_scores_cannot_share_a_pass(adapter: Any, picture: An
     vlm = VLM(adapter("llava"))
     with registered(louder=plan, loudest=plan):
         assert vlm.generate([request(picture, "louder")])
-        with pytest.raises(Unsupported, match="louder"):
+        with pytest.raises(Unsupported, match="score"):
             vlm.generate([request(picture, "louder+loudest")])
 
 

@@ -132,10 +132,10 @@ class Steering:
         self, layer: int, row: Steered, q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor
     ) -> Tensor:
         keys = k.shape[2]
-        labels = row.labels(layer, keys, k.device)
+        first = _first_row(row.grouping, row.layout) if row.grouping else keys
+        labels = row.labels(layer, keys, k.device) if first < keys else None
         out = out.clone()
-        if labels is not None and row.grouping is not None:
-            first = _first_row(row.grouping, row.layout)
+        if labels is not None:
             position = torch.arange(keys, device=q.device)
             mask = position <= position[first:, None]  # [Q, K]
             out[:, :, first:] = _mixed(

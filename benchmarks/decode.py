@@ -99,7 +99,7 @@ def ours(vlm: VLM, picture: Image.Image, tokens: int, strategy: str) -> Callable
 
 
 def compare(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a token, round by round, everyone in turn; one round more than counted, to warm up."""
+    """Seconds a token, round by round, everyone in turn, after one round to warm up."""
     found: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, measure in contestants.items():

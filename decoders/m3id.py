@@ -64,12 +64,15 @@ class M3ID(Strategy):
         return Plan(ctx.main, (blind,), Additive((self._grown,), plausible(p.beta)))
 
     def _grown(self, step: Step) -> Tensor:
-        weight = math.expm1(self.params.lam * step.index)
-        return weight * (step.main - step.rows["blind"])
+        return self._weight(step.index) * (step.main - step.rows["blind"])
 
     def _gated(self, step: Step) -> Tensor:
         with_picture = torch.log_softmax(step.main, -1)
         without = torch.log_softmax(step.rows["blind"], -1)
-        unsure = with_picture.max() < math.log(self.params.confident)
-        weight = math.expm1(self.params.lam * (step.index + self.params.t0))
-        return unsure * weight * (with_picture - without)
+        if with_picture.max() >= math.log(self.params.confident):
+            return torch.zeros_like(with_picture)
+        return self._weight(step.index + self.params.t0) * (with_picture - without)
+
+    def _weight(self, length: float) -> float:
+        """e^(lam length) - 1, held where float32 can still carry its product with a row."""
+        return math.expm1(min(self.params.lam * length, 40.0))

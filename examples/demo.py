@@ -8,6 +8,7 @@ a page that shows where each word looked, then runs a short POPE with intervals.
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -65,8 +66,9 @@ def measure(vlm: VLM, limit: int) -> None:
         batch_size=24,
         command="make demo",
     )
+    shutil.rmtree(OUT, ignore_errors=True)
     with console.status("asking ..."):
-        run(plan, vlm.generate_each, OUT, resume=True)
+        run(plan, vlm.generate_each, OUT)
     show(report(OUT))
     console.print(f"The report, with pictures: {OUT / 'report.html'}")
 

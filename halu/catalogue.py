@@ -57,7 +57,7 @@ def _benchmarks() -> list[dict[str, Any]]:
             "version": benchmark.version,
             "builtin": benchmark.builtin,
             "metrics": [metric.name for metric in benchmark.metrics],
-            "summary": (type(benchmark).__doc__ or "").strip().split("\n")[0],
+            "summary": benchmark.about,
         }
         for benchmark in benchmarks
     ]
@@ -66,9 +66,4 @@ def _benchmarks() -> list[dict[str, Any]]:
 def _models() -> list[dict[str, Any]]:
     from halu.models import builtin
 
-    shipped = [{"name": name, "summary": "built-in trained model"} for name in builtin()]
-    any_other = {
-        "name": "ORG/NAME or FOLDER",
-        "summary": "any LLaVA-1.5, LLaVA-NeXT, Qwen2-VL, Qwen2.5-VL or Qwen3-VL (dense) checkpoint",
-    }
-    return [*shipped, any_other]
+    return [{"name": name, "summary": "built-in trained model"} for name in builtin()]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from halu.errors import Unsupported
 from halu.strategy import ModelFacts
 
+Shape = tuple[str, int, int, int]
+"""Family, hidden size, layers, key heads (`ModelFacts.shape`): tells LLaMA-2 from Llama-3 too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sinks:
@@ -21,10 +24,10 @@ class Sinks:
     source: str
 
 
-SINKS: dict[tuple[str, int, int], Sinks] = {
-    ("llava", 4096, 32): Sinks((1415, 2533), 20.0, "seilk/VisAttnSink, LLaMA-2-7B base"),
-    ("llava", 5120, 40): Sinks((2100, 4743), 20.0, "seilk/VisAttnSink, LLaMA-2-13B base"),
-    ("qwen2_vl", 3584, 28): Sinks((458, 2570), 20.0, "second-hand, VAR paper appendix"),
+SINKS: dict[Shape, Sinks] = {
+    ("llava", 4096, 32, 32): Sinks((1415, 2533), 20.0, "seilk/VisAttnSink, LLaMA-2-7B base"),
+    ("llava", 5120, 40, 40): Sinks((2100, 4743), 20.0, "seilk/VisAttnSink, LLaMA-2-13B base"),
+    ("qwen2_vl", 3584, 28, 4): Sinks((458, 2570), 20.0, "second-hand, VAR paper appendix"),
 }
 
 
@@ -34,7 +37,7 @@ def sinks(model: ModelFacts) -> Sinks:
     Raises:
         Unsupported: if nobody has published or calibrated them.
     """
-    found = SINKS.get((model.family, model.hidden, model.layers))
+    found = SINKS.get(model.shape)
     if found is None:
         raise Unsupported(
             f"VAR's sink dimensions are not known for {model.name!r}.",
@@ -58,15 +61,15 @@ def _pairs(text: str) -> tuple[tuple[int, ...], ...]:
 
 _ADHH = "TianyunYoung/Hallucination-Attribution@841fc1b"
 
-HALLUCINATION_HEADS: dict[tuple[str, int, int], Heads] = {
-    ("llava", 4096, 32): Heads(
+HALLUCINATION_HEADS: dict[Shape, Heads] = {
+    ("llava", 4096, 32, 32): Heads(
         _pairs(
             "16,29 26,9 13,31 15,10 20,12 30,9 19,18 17,0 18,9 26,28 19,27 18,26 15,25 14,16"
             " 31,26 15,24 31,3 22,20 27,29 17,28"
         ),
         f"{_ADHH}, LLaVA-1.5-7B",
     ),
-    ("llava", 5120, 40): Heads(
+    ("llava", 5120, 40, 40): Heads(
         _pairs(
             "0,8 29,27 23,18 20,11 36,26 19,37 22,16 22,34 21,31 20,34 37,11 17,25 35,10 17,5"
             " 15,26 0,22 19,5 19,0 14,1 23,20 21,6 30,24 26,27 21,32 15,28 15,31 19,30 20,8"
@@ -74,7 +77,7 @@ HALLUCINATION_HEADS: dict[tuple[str, int, int], Heads] = {
         ),
         f"{_ADHH}, LLaVA-1.5-13B",
     ),
-    ("llava_next", 7168, 60): Heads(
+    ("llava_next", 7168, 60, 8): Heads(
         _pairs("45,34 43,4 43,48 44,29 35,47 40,27 54,34 37,48 43,2 41,34"),
         f"{_ADHH}, LLaVA-v1.6-34B",
     ),
@@ -87,7 +90,7 @@ def hallucination_heads(model: ModelFacts) -> Heads:
     Raises:
         Unsupported: if nobody has published or calibrated them.
     """
-    found = HALLUCINATION_HEADS.get((model.family, model.hidden, model.layers))
+    found = HALLUCINATION_HEADS.get(model.shape)
     if found is None:
         raise Unsupported(
             f"AD-HH's hallucination heads are not known for {model.name!r}.",

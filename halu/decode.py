@@ -146,7 +146,7 @@ class Decoder:
         if job.search.streams:
             trace = job.rows[0][0].steering.trace
             rows = (steps[0].main, ruled[0])
-            job.said.say(choices[0].token, logprob=choices[0].logprob, rows=rows, trace=trace)
+            job.said.say(choices[0].token, rows=rows, trace=trace)
         job.seen = [[*job.seen[choice.parent], choice.token] for choice in choices]
         return self._event(job), choices
 

@@ -68,6 +68,19 @@ class VLM:
             for _, event in decoder.step():
                 yield event
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model is on a CUDA device."""
+        return self.adapter.runner.device.type == "cuda"
+
+    def peak_gpu_memory_mb(self) -> float:
+        """Peak memory on the GPU since the last call."""
+        import torch
+
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers a batch, each request under its own strategy, all in one forward a step."""
         answers = dict(self.generate_each(requests))

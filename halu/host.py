@@ -24,7 +24,7 @@ from halu.search import Pick
 from halu.strategy import Plan, Step
 from halu.types import Message, Request, Sampling, question
 
-_enabled: "weakref.WeakKeyDictionary[Any, Hosted]" = weakref.WeakKeyDictionary()
+_enabled: "weakref.WeakKeyDictionary[Any, weakref.ref[Hosted]]" = weakref.WeakKeyDictionary()
 
 
 def enable(model: Any, processor: Any, strategy: str, *, seed: int = 0, **params: Any) -> None:
@@ -50,12 +50,13 @@ def enable(model: Any, processor: Any, strategy: str, *, seed: int = 0, **params
     )
     chosen = choose(request)
     adapter = adapter_class(model.config.model_type)(type(model).__name__, model, processor)
-    _enabled[model] = Hosted(adapter, chosen, request)
+    # the model's own hooks hold it, so that a model that nobody holds is freed
+    _enabled[model] = weakref.ref(Hosted(adapter, chosen, request))
 
 
 def disable(model: Any) -> None:
     """Gives the model back as it was; does nothing if no strategy is enabled."""
-    hosted = _enabled.pop(model, None)
+    hosted = _enabled.pop(model, lambda: None)()
     if hosted is not None:
         hosted.remove()
 
@@ -125,13 +126,13 @@ class Sequences:
         """The rules' rows [B, V] for the host's last scores [B, V]."""
         rows, used = [], 0
         for row, plan, seen in zip(logits, self.plans, self.seen, strict=True):
-            named = {"main": row.float()}
+            named = {"main": row}
             for branch in plan.extra:
                 assert self.scores is not None
                 named[branch.name] = self.scores[used]
                 used += 1
             rows.append(plan.rule(Step(len(seen), named, seen)))
-        return torch.stack(rows).to(logits.dtype)
+        return torch.stack(rows)
 
     def _plan(self, chosen: Chosen, request: Request, prompt: Prompt) -> Plan:
         own = request.model_copy(update={"messages": question("", *prompt.images)})
@@ -215,7 +216,7 @@ class Hosted:
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         assert self.running is not None
-        logits = output.logits.clone()
+        logits = output.logits.to(torch.float32, copy=True)  # as generate itself will read them
         logits[:, -1] = self.running.rule(logits[:, -1])
         output.logits = logits
         past = output.past_key_values
@@ -229,7 +230,7 @@ class Hosted:
             pad + length - 1
             for pad, length in zip(self.running.pads, self.running.lengths, strict=True)
         ]
-        keys: Tensor = past.layers[0].keys
+        keys: Tensor = past.layers[-1].keys
         return keys[torch.arange(len(slots)), :, slots]
 
 

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from halu.errors import BadImage
 
@@ -31,19 +31,26 @@ def open_image(source: ImageLike) -> Image.Image:
             decoded before the size is known to be acceptable.
     """
     if isinstance(source, Image.Image):
-        _check_size(source.size)
-        return _rgb(source)
+        return _checked(source, "The data")
     if isinstance(source, bytes):
         if not source:
             raise BadImage("The picture is empty.", code="empty_image_file")
+        _check_bytes(len(source), "The data")
         return _decoded(io.BytesIO(source), "The data")
-    path = Path(source)
-    if not path.is_file():
-        raise BadImage(f"There is no file {str(path)!r}.", param="image")
-    if path.stat().st_size > MAX_BYTES:
+    if not isinstance(source, (str, PathLike)):
         raise BadImage(
-            f"{str(path)!r} has more than {MAX_BYTES // 2**20} MiB.", code="image_too_large"
+            f"A {type(source).__name__} is not a picture.",
+            hint="Give a path, bytes or a Pillow image.",
         )
+    path = Path(source)
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # a name too long for a file, for example the data themselves
+        there = False
+    if not there:
+        shown = repr(str(path)) if len(str(path)) <= 200 else f"{str(path)[:80]!r}..."
+        raise BadImage(f"There is no file {shown}.", param="image")
+    _check_bytes(path.stat().st_size, repr(str(path)))
     with path.open("rb") as file:
         return _decoded(file, repr(str(path)))
 
@@ -57,15 +64,24 @@ def _decoded(file: IO[bytes], what: str) -> Image.Image:
         raise BadImage(
             f"{what}: the picture has too many pixels.", code="image_too_large"
         ) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except Exception:  # decoders of untrusted data raise whatever they like
         raise BadImage(
             f"{what} is not a {', '.join(FORMATS)} picture.", code="unsupported_image_media_type"
         ) from None
+    return _checked(picture, what)
+
+
+def _checked(picture: Image.Image, what: str) -> Image.Image:
     _check_size(picture.size)
     try:
         return _rgb(picture)
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except Exception:  # decoders of untrusted data raise whatever they like
         raise BadImage(f"{what}: the picture is damaged or truncated.") from None
+
+
+def _check_bytes(size: int, what: str) -> None:
+    if size > MAX_BYTES:
+        raise BadImage(f"{what} has more than {MAX_BYTES // 2**20} MiB.", code="image_too_large")
 
 
 def _check_size(size: tuple[int, int]) -> None:
@@ -84,10 +100,11 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(picture) or picture
-    if upright.mode in ("RGBA", "LA", "PA") or (
-        upright.mode == "P" and "transparency" in upright.info
-    ):
+    if upright.mode.startswith("I;16"):  # Pillow would clip 16-bit grey instead of scaling it
+        upright = upright.point(lambda level: level / 256, "L")
+    if upright.has_transparency_data:
         rgba = upright.convert("RGBA")
-        flat = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(flat, rgba).convert("RGB")
-    return upright.convert("RGB").copy()
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    rgb = Image.new("RGB", upright.size)  # new, so that no metadata come along
+    rgb.paste(upright.convert("RGB"))
+    return rgb

@@ -147,9 +147,9 @@ def choose(request: Request) -> Chosen:
     """
     sampled = bool(request.sampling.temperature)
     names = (request.strategy or ("sample" if sampled else "greedy")).split("+")
-    if len(set(names)) < len(names):
-        raise BadInput(f"Strategy {request.strategy!r} names a part twice.", param="strategy")
     classes = [strategies.get(name) for name in names]
+    if len(set(classes)) < len(classes):
+        raise BadInput(f"Strategy {request.strategy!r} names a part twice.", param="strategy")
     plain = [cls.name for cls in classes if cls.kind == "decoding"]
     if len(plain) > 1:
         raise Unsupported(
@@ -241,6 +241,12 @@ def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, .
         if len({policy.rows for policy in grouping}) > 1:
             raise Unsupported(
                 "These attention strategies act on different rows and do not combine.",
+                param="strategy",
+            )
+        mapping = [p for p in grouping if type(p).score_map is not AttentionPolicy.score_map]
+        if len(mapping) > 1:
+            raise Unsupported(
+                "These attention strategies both change the scores and do not combine.",
                 param="strategy",
             )
         return policies

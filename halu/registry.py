@@ -7,11 +7,12 @@ it in the entry point group.
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from halu.errors import Unknown
+from halu.errors import Unavailable, Unknown
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Registry(Generic[T]):
         self._things: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
         self._loaded = False
+        self._lock = threading.RLock()
 
     def register(self, name: str, *, aliases: tuple[str, ...] = ()) -> Callable[[T], T]:
         """Decorator that files a thing under `name`.
@@ -68,11 +70,23 @@ class Registry(Generic[T]):
         return iter([self.get(name) for name in self.names()])
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
-            importlib.import_module(module.name)
-        for entry in entry_points(group=self.group):
-            entry.load()
+        with self._lock:
+            if self._loaded:
+                return
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
+                importlib.import_module(module.name)
+            for entry in entry_points(group=self.group):
+                _load_entry(entry)
+            self._loaded = True  # last, so that a failure is met again
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    try:
+        entry.load()
+    except Exception as error:
+        owner = entry.dist.name if entry.dist else "?"
+        raise Unavailable(
+            f"Plug-in {entry.name!r} of package {owner!r} cannot be loaded:"
+            f" {type(error).__name__}: {error}."
+        ) from error

@@ -17,14 +17,10 @@ from halu.types import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Hypothesis `parent` goes on with `token`; `done` if it ends there. `logprob` under the
-    sampled row.
-    """
+    """Hypothesis `parent` goes on with `token`."""
 
     parent: int
     token: int
-    logprob: float
-    done: bool = False
 
 
 class Search(Protocol):
@@ -70,8 +66,7 @@ class Pick:
             token = int(row.argmax())
         else:
             token = int(torch.multinomial(torch.softmax(row, -1).cpu(), 1, generator=self.rng))
-        logprob = float(torch.log_softmax(row, -1)[token])
-        return [Choice(0, token, logprob, token in self.ends)]
+        return [Choice(0, token)]
 
     def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
         """The one hypothesis, when it has ended."""
@@ -109,7 +104,7 @@ class Beams:
         )
         logp = torch.log_softmax(table, -1)
         totals = logp + torch.tensor(self.totals, device=rows.device)[:, None]
-        k = min(2 * self.width, int(torch.isfinite(totals).sum()))
+        k = min((1 + len(self.ends)) * self.width, int(torch.isfinite(totals).sum()))
         values, indices = totals.flatten().topk(k)
         chosen: list[Choice] = []
         kept: list[float] = []
@@ -120,7 +115,7 @@ class Beams:
                     self._end(value, [*seen[parent], token])
                 continue
             if len(chosen) < self.width:
-                chosen.append(Choice(parent, token, float(logp[parent, token])))
+                chosen.append(Choice(parent, token))
                 kept.append(value)
         self.totals = kept
         self.over = self._settled(len(seen[0]) + 1) or not chosen
@@ -153,7 +148,7 @@ def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:
     row = _without_repetition(row, sampling.repetition_penalty, seen)
     if not sampling.temperature:
         return row
-    row = row / sampling.temperature
+    row = (row - row.max()) / sampling.temperature
     if 0 < sampling.top_k < row.numel():
         row = row.masked_fill(row < row.topk(sampling.top_k).values[-1], float("-inf"))
     if sampling.top_p < 1:

@@ -110,7 +110,13 @@ class ModelFacts:
     family: str
     layers: int
     heads: int
+    kv_heads: int
     hidden: int
+
+    @property
+    def shape(self) -> tuple[str, int, int, int]:
+        """What tells one base model from another: family, hidden size, layers, key heads."""
+        return self.family, self.hidden, self.layers, self.kv_heads
 
 
 ImageView = Callable[[Image.Image], Image.Image]

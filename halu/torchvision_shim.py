@@ -6,6 +6,7 @@ it. No CPU build of torchvision is on the package index. halu uses none of its c
 so declaring them is enough.
 """
 
+import importlib
 import importlib.util
 
 import torch
@@ -14,18 +15,15 @@ _library: torch.library.Library | None = None
 
 
 def apply() -> None:
-    """Declare the operators if torchvision is installed, not imported yet, and cannot register them
-    itself.
-    """
+    """Declare the operators if torchvision is installed and its import fails for want of them."""
     global _library
-    if (
-        _library is not None
-        or torch.version.cuda
-        or importlib.util.find_spec("torchvision") is None
-    ):
+    if _library is not None or importlib.util.find_spec("torchvision") is None:
         return
-    if hasattr(torch.ops.torchvision, "nms"):
-        return
-    _library = torch.library.Library("torchvision", "DEF")
-    _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        _library = torch.library.Library("torchvision", "DEF")
+        _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -37,7 +37,6 @@ class Transcript:
         self,
         token: int,
         *,
-        logprob: float | None = None,
         rows: tuple[Tensor, Tensor] | None = None,
         trace: Trace | None = None,
     ) -> None:
@@ -45,7 +44,6 @@ class Transcript:
 
         Args:
             token: its id.
-            logprob: under the row that it was chosen from.
             rows: the main branch's row [V] and the row after the rule [V].
             trace: where the token looked.
         """
@@ -60,7 +58,7 @@ class Transcript:
                 text=self.stream.text[start:stop],
                 start=start,
                 stop=stop,
-                logprob=logprob,
+                logprob=float(torch.log_softmax(rows[1], -1)[token]) if rows else None,
                 top=self._top(rows[1]) if rows else None,
                 evidence=self._evidence(token, rows, trace),
             )

@@ -146,7 +146,7 @@ class Heat(Record):
 class Evidence(Record):
     """What decoding knows about one token anyway."""
 
-    entropy: float = Field(description="Of the row that was sampled, in nats.")
+    entropy: float = Field(description="Of the row after the rule, before temperature, in nats.")
     shift: float = Field(
         description="Jensen-Shannon divergence between the model's own row and the rule's, in nats."
     )
@@ -168,7 +168,10 @@ class Alternative(Record):
 
 
 class Token(Record):
-    """One generated token; `start` and `stop` are character offsets in the answer's text."""
+    """One generated token; `start` and `stop` are character offsets in the answer's text.
+
+    `logprob` and `top` are under the row after the strategy's rule, before temperature and top-p.
+    """
 
     id: int
     text: str

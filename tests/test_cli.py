@@ -1,4 +1,4 @@
-"""The command line as a person meets it: exit codes, one line for a mistake, JSON alone on stdout."""
+"""The command line as a person meets it: exit codes, one line a mistake, JSON alone on stdout."""
 
 import json
 import signal

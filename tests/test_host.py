@@ -23,7 +23,7 @@ NATIVE = {"qwen2_vl": (84, 56), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96)}
 REFUSED = ("icd",)
 """Strategies that need the conversation's words, which a host does not tell."""
 METHODS = [cls.name for cls in strategies if cls.kind != "decoding"]
-NEW = 8
+NEW = 6
 MIXED = ("greedy", "vhr+vcd", "var+m3id", "vhr+var")
 EVERYWHERE = ("var", "vhr", "vcd", "m3id")
 PAIRS = [
@@ -128,13 +128,16 @@ def test_generate_says_what_ask_says(
         assert generated(model, inputs) == [wanted]
         drawn = generated(model, inputs, do_sample=True, top_k=1)
         assert drawn == [wanted], "the second call differs"
-    plain = asked(adapter(family), "Is there a dog?", [image])
-    assert generated(model, inputs) == [plain]
 
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [pair for pair in PAIRS if pair != ("llava_next", "vcd") and pair[1] not in REFUSED],
+    [
+        (family, name)
+        for family, name in PAIRS
+        if name not in (*REFUSED, *MIXED)
+        and (family in ("llava", "qwen2_5_vl") or name in ("var", "m3id"))
+    ],
 )
 def test_left_padded_batches_say_what_each_row_says_alone(
     family: str, name: str, host: Any, adapter: Any, picture: Any

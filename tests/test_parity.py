@@ -55,7 +55,7 @@ class Stub:
 
     def __init__(self, prompt: Prompt | None = None, layers: int = 4) -> None:
         self.main = Branch("main", prompt or prompt_of(4, [1, 2]))
-        self.model = ModelFacts("stub", "llava", layers, 4, 512)
+        self.model = ModelFacts("stub", "llava", layers, 4, 4, 512)
         self.rng = torch.Generator().manual_seed(0)
         self.asked: dict[str, dict[str, Any]] = {}
 

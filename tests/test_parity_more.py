@@ -282,19 +282,19 @@ def test_adhh(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("key", "count", "heads"),
     [
-        (("llava", 4096, 32), 20, 32),
-        (("llava", 5120, 40), 35, 40),
-        (("llava_next", 7168, 60), 10, 56),
+        (("llava", 4096, 32, 32), 20, 32),
+        (("llava", 5120, 40, 40), 35, 40),
+        (("llava_next", 7168, 60, 8), 10, 56),
     ],
 )
 def test_adhh_heads_of_the_authors_models(
-    key: tuple[str, int, int], count: int, heads: int
+    key: tuple[str, int, int, int], count: int, heads: int
 ) -> None:
-    family, hidden, layers = key
+    family, hidden, layers, kv_heads = key
     pairs = HALLUCINATION_HEADS[key].pairs
     assert len(pairs) == len(set(pairs)) == count
     ctx = Stub()
-    ctx.model = ModelFacts("released", family, layers, heads, hidden)
+    ctx.model = ModelFacts("released", family, layers, heads, kv_heads, hidden)
     policy: Any = plan_of("adhh", ctx).policies[0](ctx.main.prompt)
     found = [(layer, head) for layer, own in policy.heads.items() for head in own.nonzero()]
     assert sorted(found) == sorted(pairs)

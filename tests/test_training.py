@@ -26,13 +26,13 @@ from halu.training import (
     llava,
     llava_shape,
     measure,
-    packing,
     qwen,
     qwen_shape,
     settings,
     tokens,
     tower_stage,
     towers,
+    truth_files,
     words,
 )
 from halu.training.curve import Curve
@@ -59,7 +59,7 @@ def scenes() -> corpus.Corpus:
     pixels = {side: np.stack([one[1][side] for one in made]) for side in corpus.GRIDS}
     owners = {side: np.stack([one[2][side] for one in made]) for side in corpus.GRIDS}
     return corpus.Corpus(
-        [corpus.blank(one[0], corpus.size_of(one[0].seed)) for one in made], pixels, owners
+        [truth_files.blank(one[0], corpus.size_of(one[0].seed)) for one in made], pixels, owners
     )
 
 
@@ -101,7 +101,7 @@ def test_a_few_tower_steps_reduce_the_loss(
 def test_words_then_language_reduce_the_loss_and_a_run_resumes(
     scenes: corpus.Corpus, bpe: Tokenizer, tmp_path: Path
 ) -> None:
-    run = _run(tmp_path, steps=8)
+    run = _run(tmp_path, steps=6)
     curve = Curve(run.out / "learning_curve.csv")
     model = llava_shape.build(bpe, 0)
     job = llava.tower_job(model)
@@ -109,11 +109,11 @@ def test_words_then_language_reduce_the_loss_and_a_run_resumes(
     spoken = dialect.llava(tokens.llava_tokenizer(bpe))
     vectors = words.name_vectors(spoken, model.model.language_model.embed_tokens)
     bridge = model.model.multi_modal_projector
-    words.train(bridge, bridge, features, scenes, job.side, vectors, 1, run, curve, steps=100)
+    words.train(bridge, bridge, features, scenes, job.side, vectors, 1, run, curve, steps=40)
     before, after = _first_and_last(curve, "loss")
     assert after < before
     speaker = llava.speaker(model, spoken)
-    batch = language.compose(spoken, scenes.scenes[:12], True, 0.4, speaker.pad, random.Random(0))
+    batch = language.compose(speaker, scenes.scenes[:12], "chat", 0.4, random.Random(0))
     with torch.no_grad():
         start = language.loss(speaker, features[range(12)], batch)[0].item()
     language.train(
@@ -168,11 +168,11 @@ def test_a_written_folder_reloads_with_equal_logits_and_trains_on_the_same_ids(
         processor = AutoProcessor.from_pretrained(folder)
         scene = draw(0)
         spoken = spoken_by(processor.tokenizer)
-        line = packing.chat_line(spoken, scene, random.Random(1), 0.4, 220)
-        text = processor.apply_chat_template(_turns_of(spoken, line.ids))
+        text = processor.apply_chat_template(_messages())
         inputs = processor(images=[Image.fromarray(scene.image)], text=text, return_tensors="pt")
         ids = inputs["input_ids"][0].tolist()
-        assert ids[: len(line.ids)] == line.ids
+        line = _line(spoken)
+        assert ids[: len(line)] == line
         with torch.no_grad():
             want, got = model(**inputs).logits, loaded.eval()(**inputs).logits
         assert torch.equal(want, got)
@@ -188,24 +188,35 @@ def test_a_written_folder_reloads_with_equal_logits_and_trains_on_the_same_ids(
             assert torch.allclose(model.lm_head(states), want, atol=2e-2)
 
 
-def _turns_of(spoken: dialect.Dialect, ids: list[int]) -> list[dict[str, object]]:
-    """The messages that a training line stands for, read back from its text."""
-    text = spoken.tokenizer.decode(ids).split(spoken.image)[-1].removeprefix(spoken.after)
-    between, end = spoken.ask.format(""), spoken.answer.format("")
+TOLD = (
+    ("Is there a dog in the image?", "Yes, there are two dogs."),
+    ("How many cars are there in the image?", "2"),
+    ("What color is the car?", "Red"),
+)
+
+
+def _line(spoken: dialect.Dialect) -> list[int]:
+    """The conversation as training writes it."""
+    ids = list(spoken.opening()[0])
+    for number, (question, answer) in enumerate(TOLD):
+        asked, answered = spoken.turn(question, answer, number == 0)
+        ids += asked + answered
+    return ids
+
+
+def _messages() -> list[dict[str, object]]:
+    """The conversation as a user of transformers writes it."""
     messages: list[dict[str, object]] = []
-    for turn in text.split(end.strip())[:-1]:
-        question, answer = turn.removeprefix(spoken.again).split(between)
-        first: list[dict[str, str]] = [{"type": "image"}] if not messages else []
+    for question, answer in TOLD:
+        first: list[dict[str, str]] = [] if messages else [{"type": "image"}]
         messages.append({"role": "user", "content": [*first, {"type": "text", "text": question}]})
-        messages.append(
-            {"role": "assistant", "content": [{"type": "text", "text": answer.strip()}]}
-        )
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return messages
 
 
 def test_the_curve_of_the_lesson_never_jumps() -> None:
     lesson = language.Lesson()
-    shares = [lesson.chat(step / 1000) for step in range(1001)]
+    shares = [lesson.natural(step / 1000) for step in range(1001)]
     assert shares[0] == 0
     assert max(b - a for a, b in itertools.pairwise(shares)) < 0.01
     assert shares[-1] < 1, "bare pairs stay in the mixture"

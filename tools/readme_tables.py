@@ -59,7 +59,7 @@ def cost(strategy: type[Strategy]) -> tuple[int, int]:
     try:
         return _planned(strategy, None)
     except Unsupported:
-        return _planned(strategy, ModelFacts("LLaVA-1.5-7B", "llava", 32, 32, 4096))
+        return _planned(strategy, ModelFacts("LLaVA-1.5-7B", "llava", 32, 32, 32, 4096))
 
 
 @cache

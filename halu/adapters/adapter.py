@@ -56,6 +56,7 @@ class Adapter(ABC):
             model.config.model_type,
             text.num_hidden_layers,
             text.num_attention_heads,
+            text.num_key_value_heads,
             text.hidden_size,
         )
         self.runner = Runner(model, self.look, self.position_axes)
@@ -79,13 +80,16 @@ class Adapter(ABC):
         """A conversation as the model's own processor and chat template write it."""
         images = tuple(p.image for m in messages for p in m.content if isinstance(p, Picture))
         self._refuse_placeholders(messages)
-        inputs = self.processor.apply_chat_template(
-            [_turn(message) for message in messages],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            add_generation_prompt=True,
-        )
+        try:
+            inputs = self.processor.apply_chat_template(
+                [_turn(message) for message in messages],
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                add_generation_prompt=True,
+            )
+        except ValueError as error:  # for example a picture of too extreme proportions
+            raise BadInput(f"The model's processor refuses this request: {error}") from error
         return replace(self.prompts(inputs)[0], images=images)
 
     def _refuse_placeholders(self, messages: Sequence[Message]) -> None:

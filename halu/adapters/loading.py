@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -16,8 +15,6 @@ from halu.adapters.llava import Llava, LlavaNext
 from halu.adapters.qwen_vl import QwenVL
 from halu.errors import BadInput, Unavailable, Unknown
 from halu.models import builtin
-
-transformers.utils.logging.disable_progress_bar()
 
 ADAPTERS: tuple[type[Adapter], ...] = (Llava, LlavaNext, QwenVL)
 
@@ -58,18 +55,25 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(name, source) from error
+        raise _unreadable(name, source, error) from error
     adapter = adapter_class(config.model_type)
     kind = _dtype(dtype) if dtype else ("auto" if place.type == "cuda" else torch.float32)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=kind, use_safetensors=True
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            source,
+            dtype=kind,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-        processor = AutoProcessor.from_pretrained(source)
-    except (OSError, ValueError, SafetensorError) as error:
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(
             f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model"
         ) from error
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise BadInput(f"The weights of {name!r} are incomplete.", hint=f"Missing: {missing} ...")
     return adapter(name, model.eval().to(place), processor)
 
 
@@ -126,10 +130,11 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _unreadable(name: str, source: str) -> Exception:
+def _unreadable(name: str, source: str, error: Exception) -> Exception:
     if Path(source).is_dir():
         return BadInput(f"The configuration of {name!r} cannot be read.", param="model")
-    return Unknown("model", name, builtin(), param="model")
+    hint = f"Built in: {', '.join(builtin())}. The hub said: {_first_line(error)}"
+    return BadInput(f"Model {name!r} cannot be had.", hint=hint, param="model")
 
 
 def _first_line(error: BaseException) -> str:

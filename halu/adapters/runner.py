@@ -4,6 +4,7 @@ Nothing on the model changes during a request: positions, masks and steering are
 """
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -57,6 +58,7 @@ class Runner:
         self._look = look
         self._axes = axes
         self._features: OrderedDict[str, Features] = OrderedDict()
+        self._lock = threading.Lock()
         self._hooks = [
             layer.register_forward_pre_hook(_reader(index), with_kwargs=True)
             for index, layer in enumerate(self.text.layers)
@@ -72,7 +74,8 @@ class Runner:
         if not prompt.layout.images:
             return None
         key = _digest(prompt.pixels)
-        found = self._features.get(key)
+        with self._lock:
+            found = self._features.pop(key, None)
         if found is None:
             on_device = {k: v.to(self.device) for k, v in prompt.pixels.items()}
             found = self._look(on_device)
@@ -81,10 +84,10 @@ class Runner:
                     f"The vision tower gave {found.tokens.shape[0]} rows"
                     f" for {prompt.layout.image_tokens} image tokens."
                 )
+        with self._lock:
             self._features[key] = found
             while len(self._features) > FEATURES_KEPT:
                 self._features.popitem(last=False)
-        self._features.move_to_end(key)
         return found
 
     @torch.inference_mode()

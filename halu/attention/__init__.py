@@ -53,6 +53,7 @@ def grouped_attention(
     *,
     scale: float,
     mask: Tensor | None = None,
+    first: int | None = None,
     score_map: ScoreMap | None = None,
     impl: Literal["reference"] = "reference",
 ) -> Grouped:
@@ -66,6 +67,8 @@ def grouped_attention(
         groups: number of groups.
         scale: factor on q.k, usually D ** -0.5.
         mask: true where the query may look, broadcastable to [B, H, Q, K]; none: everywhere.
+        first: for a causal prompt instead of a mask: the position of the first query among the
+            keys; query i sees keys 0 to first + i.
         score_map: change of the scores by group.
         impl: which implementation; never replaced silently.
 
@@ -77,7 +80,7 @@ def grouped_attention(
     if impl != "reference":
         raise Unavailable(f"No attention implementation {impl!r}.", hint="There is: reference.")
     maps = None if score_map is None else (score_map.up, score_map.down, score_map.bias)
-    return Grouped(*grouped_reference(q, k, v, labels, groups, scale, mask, maps))
+    return Grouped(*grouped_reference(q, k, v, labels, groups, scale, mask, first, maps))
 
 
 def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:

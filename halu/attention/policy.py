@@ -113,7 +113,7 @@ class Stacked(AttentionPolicy):
             if part.labels(layer) is None:
                 continue
             others = [axis + 2 for axis in range(len(self.parts)) if axis != index]
-            own = part.weights(layer, joint.sum(others))
+            own = part.weights(layer, joint.sum(others) if others else joint)
             if own is not None:
                 spread = self._spread(own, index)
                 total = spread if total is None else total * spread

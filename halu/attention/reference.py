@@ -44,6 +44,7 @@ def grouped_reference(
     groups: int,
     scale: float,
     mask: Tensor | None,
+    first: int | None,
     maps: Maps | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Masses [B, H, Q, G], partial outputs [B, H, Q, G, D] and log-sum-exp [B, H, Q], float32."""
@@ -54,10 +55,19 @@ def grouped_reference(
         if maps is not None:
             x = mapped(x, labels, maps)
         seen = mask[:, :, rows] if mask is not None and mask.shape[2] > 1 else mask
+        if first is not None:
+            seen = _causal(first + start, x)
         p, lse = softmax(x, seen)
         parts.append((*_by_group(p, v, labels, groups), lse))
     mass, out, lse = (torch.cat(part, 2) for part in zip(*parts, strict=True))
     return mass, out, lse
+
+
+def _causal(first: int, x: Tensor) -> Tensor:
+    """True where the queries from position `first` on may look [1, 1, Q, K]."""
+    position = torch.arange(x.shape[-1], device=x.device)
+    query = torch.arange(first, first + x.shape[2], device=x.device)
+    return (position <= query[:, None])[None, None]
 
 
 def _by_group(p: Tensor, v: Tensor, labels: Tensor, groups: int) -> tuple[Tensor, Tensor]:

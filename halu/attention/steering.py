@@ -136,13 +136,11 @@ class Steering:
         labels = row.labels(layer, keys, k.device) if first < keys else None
         out = out.clone()
         if labels is not None:
-            position = torch.arange(keys, device=q.device)
-            mask = position <= position[first:, None]  # [Q, K]
             out[:, :, first:] = _mixed(
-                layer, [row], q[:, :, first:], k, v, labels[None], scale, mask[None, None]
+                layer, [row], q[:, :, first:], k, v, labels[None], scale, first=first
             ).to(out.dtype)
         for policy in row.policies:
-            factor = policy.head_scale(layer, out[0, :, -1].float())
+            factor = policy.head_scale(layer, out[0, :, -1].to(torch.float32, copy=True))
             if factor is not None:
                 rows = slice(_first_row(policy, row.layout), None)
                 out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
@@ -217,11 +215,14 @@ def _mixed(
     v: Tensor,
     labels: Tensor,
     scale: float,
-    mask: Tensor | None,
+    mask: Tensor | None = None,
+    first: int | None = None,
 ) -> Tensor:
     groups = max(row.grouping.groups for row in rows if row.grouping is not None)
     maps = _stacked_maps(layer, rows, groups, q)
-    grouped = grouped_attention(q, k, v, labels, groups, scale=scale, mask=mask, score_map=maps)
+    grouped = grouped_attention(
+        q, k, v, labels, groups, scale=scale, mask=mask, first=first, score_map=maps
+    )
     weights = [_weights(layer, row, grouped.mass[i]) for i, row in enumerate(rows)]
     if all(w is None for w in weights):
         return merge(grouped)

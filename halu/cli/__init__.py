@@ -50,6 +50,8 @@ def _run() -> int:
         return _complain("interrupted", 130)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}", 1)
     return code if isinstance(code, int) else 0
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from halu.cli.values import parameters
+from halu.errors import BadInput
 from halu.types import Answer
 
 
@@ -38,11 +39,13 @@ def ask(
 
     Example: halu ask examples/kitchen.png "Is there a dog in the image?" -s vcd -p alpha=0.5
     """
-    from halu.engine import load
+    from halu.cli.models import load_quietly
     from halu.images import open_image
 
     picture = open_image(image)
-    vlm = load(model, device=device)
+    if trace is not None and not trace.parent.is_dir():
+        raise BadInput(f"There is no folder {str(trace.parent)!r}.", param="--trace")
+    vlm = load_quietly(model, device=device)
     request = vlm.request(
         picture,
         question,

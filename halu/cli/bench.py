@@ -64,11 +64,12 @@ def bench(
         },
         "option",
     )
-    from halu.engine import load
+    from halu.cli.models import load_quietly
 
-    vlm = load(model, device=device, backend=backend)
+    vlm = load_quietly(model, device=device, backend=backend)
+    memory = vlm.peak_gpu_memory_mb if vlm.on_gpu else None
     with Bar() as bar:
-        run_all(plan, vlm.generate_each, out, resume=resume, progress=bar.of_run)
+        run_all(plan, vlm.generate_each, out, resume=resume, progress=bar.of_run, memory=memory)
     show(out)
 
 

@@ -37,6 +37,8 @@ def list_(
             cells.append(f"arXiv:{arxiv}" if arxiv else "")
         table.add_row(*cells)
     Console().print(table)
+    if kind == "models":
+        print("and any LLaVA or Qwen-VL checkpoint, by hub id or folder (see the README)")
 
 
 def doctor(

@@ -25,12 +25,13 @@ def parameters(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def value(text: str) -> Any:
-    """One value: JSON where it is JSON, a list where it has commas, else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    return [value(part) for part in text.split(",")] if "," in text else text
+    """One value: JSON or JSON values with commas between (a list), else the text itself."""
+    for form in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return json.loads(form)
+        except ValueError:
+            continue
+    return text
 
 
 def strategy_with_parameters(text: str) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from halu.scenes import draw
+from halu.scenes import NAMES, draw
 from halu.training import measure
 
 ABOUT = {
@@ -109,7 +109,7 @@ def write(folder: Path, n: int, command: str) -> dict[str, Any]:
     name = json.loads((folder / "recipe.json").read_text())["model"]
     is_clip = name == "tiny-clip"
     figures = clip_figures(folder, n) if is_clip else measure.everything(folder, n)
-    names = len(measure.NAMES)
+    names = len(NAMES)
     text = HEAD.format(
         name=name,
         about=ABOUT[name],

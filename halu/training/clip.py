@@ -76,7 +76,9 @@ def encode(model: open_clip.CLIP, words: PreTrainedTokenizerFast, texts: Sequenc
         max_length=clip_shape.LENGTH,
         return_tensors="pt",
     )
-    return model.encode_text(ids["input_ids"].to(model.logit_scale.device), normalize=True)
+    ids_here = ids["input_ids"].to(model.logit_scale.device)
+    vectors: Tensor = model.encode_text(ids_here, normalize=True)
+    return vectors
 
 
 def loss(

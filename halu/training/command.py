@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from halu.training import language, settings, team
 
@@ -72,7 +73,7 @@ def main(model: str | None = None, arguments: Sequence[str] | None = None) -> No
     if asked.workers == 1:
         work(0, asked, port)
     else:
-        torch.multiprocessing.spawn(work, (asked, port), asked.workers)
+        spawn(work, (asked, port), asked.workers)
 
 
 def work(rank: int, asked: argparse.Namespace, port: int) -> None:

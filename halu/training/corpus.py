@@ -4,10 +4,8 @@ Scenes are drawn at several sizes and reduced as the image processors do it, so 
 picture and a small one look alike to the towers.
 """
 
-import dataclasses
 import multiprocessing
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from halu.scenes import Scene, draw
+from halu.scenes.drawing import Split
 from halu.scenes.scene import PATCH_SHARE
+from halu.training import truth_files
 
 SMALL, MIDDLE = 112, 168
 GRIDS = {SMALL: 8, MIDDLE: 12}
@@ -65,57 +65,58 @@ def size_of(seed: int) -> int:
     return SIZES[seed % len(SIZES)]
 
 
-def blank(scene: Scene, side: int) -> Scene:
-    """The scene without its pixels; a side above one gives arrays of that shape that take no
-    memory.
-    """
-    image = np.broadcast_to(np.uint8(0), (side, side, 3))
-    return dataclasses.replace(
-        scene, image=image, owner=np.broadcast_to(np.int16(-1), (side, side))
-    )
-
-
-def _one(job: tuple[int, str]) -> tuple[Scene, dict[int, Bytes], dict[int, Owners]]:
+def _one(job: tuple[int, Split]) -> tuple[Scene, dict[int, Bytes], dict[int, Owners]]:
     seed, split = job
     scene = draw(seed, split=split, size=size_of(seed))
     pixels = {side: reduced(scene.image, side) for side in GRIDS}
-    return blank(scene, 1), pixels, {side: owners(scene, grid) for side, grid in GRIDS.items()}
+    return (
+        truth_files.blank(scene, 1),
+        pixels,
+        {side: owners(scene, grid) for side, grid in GRIDS.items()},
+    )
 
 
-def load(folder: Path, n: int, split: str = "train", first: int = 0) -> Corpus:
-    """The scenes `first` to `first + n` of a split, from the cache or drawn now with every core."""
-    stem = folder / f"{split}-{first}-{n}"
-    truth = stem.with_name(f"{stem.name}.pkl")
-    files = {side: stem.with_name(f"{stem.name}-{side}.npy") for side in GRIDS}
-    if not truth.exists():
+def load(folder: Path, n: int, split: Split = "train", start: int = 0) -> Corpus:
+    """Take the scenes `start` to `start + n` of a split from the cache, or draw them with every
+    core.
+    """
+    stem = folder / f"{split}-{start}-{n}"
+    names = stem.name
+    pixels = {side: stem.with_name(f"{names}-{side}.npy") for side in GRIDS}
+    owned = {side: stem.with_name(f"{names}-{side}-owners.npy") for side in GRIDS}
+    told = stem.with_name(f"{names}.jsonl")
+    if not told.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _draw_all(files, truth, [(first + i, split) for i in range(n)])
-    with truth.open("rb") as file:
-        scenes, owner = pickle.load(file)  # our own cache, written a few lines below
-    pixels = {side: np.load(path, mmap_mode="r") for side, path in files.items()}
-    return Corpus([blank(scene, size_of(scene.seed)) for scene in scenes], pixels, owner)
+        _draw_all(pixels, owned, told, [(start + i, split) for i in range(n)])
+    return Corpus(
+        truth_files.read(told, [size_of(start + i) for i in range(n)]),
+        {side: np.load(path, mmap_mode="r") for side, path in pixels.items()},
+        {side: np.load(path) for side, path in owned.items()},
+    )
 
 
-def _draw_all(files: dict[int, Path], truth: Path, jobs: list[tuple[int, str]]) -> None:
+def _draw_all(
+    pixels: dict[int, Path], owned: dict[int, Path], told: Path, jobs: list[tuple[int, Split]]
+) -> None:
     n = len(jobs)
     arrays = {
-        s: np.lib.format.open_memmap(path, "w+", np.uint8, (n, s, s, 3))
-        for s, path in files.items()
+        side: np.lib.format.open_memmap(path, "w+", np.uint8, (n, side, side, 3))
+        for side, path in pixels.items()
     }
-    owner = {s: np.empty((n, grid, grid), np.int8) for s, grid in GRIDS.items()}
+    owner = {side: np.empty((n, grid, grid), np.int8) for side, grid in GRIDS.items()}
     scenes: list[Scene] = []
-    with multiprocessing.get_context("spawn").Pool(min(os.cpu_count() or 1, 1 + n // 500)) as pool:
-        for i, (scene, pixels, own) in enumerate(pool.imap(_one, jobs, chunksize=64)):
+    workers = min(os.cpu_count() or 1, 1 + n // 500)
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for i, (scene, images, own) in enumerate(pool.imap(_one, jobs, chunksize=64)):
             scenes.append(scene)
             for side in GRIDS:
-                arrays[side][i] = pixels[side]
+                arrays[side][i] = images[side]
                 owner[side][i] = own[side]
-    for array in arrays.values():
-        array.flush()
-    partial = truth.with_suffix(".part")
-    with partial.open("wb") as file:
-        pickle.dump((scenes, owner), file)
-    partial.replace(truth)
+    for side, path in owned.items():
+        arrays[side].flush()
+        np.save(path, owner[side])
+    # Last, since its presence says that all is there.
+    truth_files.write(told, scenes)
 
 
 def first(corpus: Corpus, n: int) -> Corpus:

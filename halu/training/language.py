@@ -29,6 +29,7 @@ from halu.training.packing import (
     caption_line,
     chat_line,
     collate,
+    list_line,
 )
 from halu.training.tower_stage import batches
 
@@ -51,8 +52,8 @@ class Speaker:
 class Lesson:
     """The mixture: `start` natural batches until `alone`, then ever more up to `most` at `full`.
 
-    Those are shares of the run. Of the natural batches, `captions` are captions. Pairs are joined
-    by other bare facts once natural batches have begun.
+    Those are shares of the run. Of the natural batches, `captions` are captions and `lists`
+    inventories. Pairs are joined by other bare facts once natural batches have begun.
     """
 
     slip: float = 0.4
@@ -61,6 +62,7 @@ class Lesson:
     most: float = 0.75
     start: float = 0.0
     captions: float = 0.45
+    lists: float = 0.15
     lr: float = 2e-3
 
     def natural(self, done: float) -> float:
@@ -72,7 +74,8 @@ class Lesson:
         """What the next batch holds."""
         natural = self.natural(done)
         if rng.random() < natural:
-            return "captions" if rng.random() < self.captions else "chat"
+            shares = (self.captions, self.lists, 1 - self.captions - self.lists)
+            return rng.choices(("captions", "lists", "chat"), shares)[0]
         return "facts" if natural > 0 else "pairs"
 
 
@@ -132,6 +135,8 @@ def compose(
         lines = [chat_line(spoken, scene, rng, slip, ROOM) for scene in scenes]
     elif kind == "captions":
         lines = [caption_line(spoken, scene, rng, slip) for scene in scenes]
+    elif kind == "lists":
+        lines = [list_line(spoken, scene, rng) for scene in scenes]
     else:
         lines = [bare_line(spoken, scene, rng, kind == "pairs") for scene in scenes]
     return collate(lines, speaker.pad)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
+from halu.scenes import Scene
 from halu.training import (
     corpus,
     dialect,
@@ -42,7 +43,7 @@ def drawn(run: settings.Run) -> tuple[corpus.Corpus, corpus.Corpus]:
     return team.share(corpus.load(run.work, run.scenes)), corpus.load(run.work, HELD_OUT, "val")
 
 
-def vocabulary(scenes: list[corpus.Scene], seed: int) -> Tokenizer:
+def vocabulary(scenes: list[Scene], seed: int) -> Tokenizer:
     """The byte-level vocabulary that all the built-in models share."""
     return tokens.train_bpe(packing.corpus_text(scenes, random.Random(seed)))
 

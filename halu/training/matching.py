@@ -2,6 +2,8 @@
 about pictures must learn.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -17,7 +19,7 @@ def match(layers: nn.ModuleList, count: int, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for number in range(count):
-        attention = layers[number].self_attn
+        attention: Any = layers[number].self_attn
         width = attention.head_dim
         keys = attention.k_proj.weight
         keys.copy_(torch.randn(keys.shape, generator=generator) * STRENGTH)

@@ -17,7 +17,7 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
     """The nearest matrix with singular values near one, by Newton-Schulz (Jordan et al., 2024)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.size(0) > matrix.size(1)
-    x = matrix.T if tall else matrix
+    x: Tensor = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(rounds):
         gram = x @ x.T
@@ -97,9 +97,10 @@ def _is_table(name: str) -> bool:
     return any(part in name for part in ("embed", "head", "positional"))
 
 
-def schedule(step: int, steps: int, warmup: int = 50, cool: float = 0.4) -> float:
+def schedule(step: int, steps: int, cool: float = 0.4) -> float:
     """Rise, stay, then fall in a line over the last `cool` of the run: a mixture may change while
     it stays.
     """
     fall = (steps - step) / max(1.0, cool * steps)
+    warmup = min(50, 1 + steps // 10)
     return min(1.0, (step + 1) / warmup, max(fall, 0.02))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halu.scenes import NAMES, Scene
+from halu.scenes import NAMES, Scene, Thing
 from halu.scenes.captions import where
+from halu.scenes.grammar import listed, one, sentence
 from halu.scenes.language import (
     CAPTION_REQUESTS,
     describe,
@@ -26,8 +27,10 @@ from halu.training.dialect import Dialect
 
 IGNORED = -100
 PAIRS = 20
-FACTS = 10
+FACTS = 8
+LISTS = 2
 EASY = 3
+INVENTORY = "What is in the image?"
 REQUEST = "Please describe this image in detail."
 
 
@@ -74,13 +77,36 @@ def facts(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     return found[:FACTS]
 
 
+def lists(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """All names from left to right, from the top down and from large to small, each once.
+
+    A caption needs the next object not yet named; in a list nearly every token teaches that.
+    """
+    x0, y0, x1, y1 = range(4)
+
+    def told(things: Sequence[Thing]) -> str:
+        names = dict.fromkeys(thing.name for thing in things)
+        return "".join(f" {name}" for name in names) + " ."
+
+    ordered = {
+        " left to right": sorted(scene.things, key=lambda t: t.box[x0] + t.box[x1]),
+        " top to bottom": sorted(scene.things, key=lambda t: t.box[y0] + t.box[y1]),
+        " large to small": sorted(
+            scene.things, key=lambda t: (t.box[x0] - t.box[x1]) * (t.box[y1] - t.box[y0])
+        ),
+    }
+    found = [(order, told(things)) for order, things in ordered.items()]
+    rng.shuffle(found)
+    return found
+
+
 def bare_line(dialect: Dialect, scene: Scene, rng: random.Random, only_pairs: bool) -> _Line:
     """`dog ? yes vase ? no dog count ? 2 ...`, learnt at the answers."""
     line = _Line(dialect.opening()[0])
     line.add(dialect.ids(dialect.after), learnt=False)
     asked = [(f" {name}", " yes" if there else " no") for name, there in pairs(scene, rng, PAIRS)]
     if not only_pairs:
-        asked = asked[: PAIRS // 3] + facts(scene, rng)
+        asked = asked[: PAIRS // 3] + facts(scene, rng) + lists(scene, rng)[:LISTS]
         rng.shuffle(asked)
     for question, answer in asked:
         line.add(dialect.ids(f"{question} ?"), learnt=False)
@@ -93,6 +119,19 @@ def caption_line(dialect: Dialect, scene: Scene, rng: random.Random, slip: float
     line = _Line(dialect.opening()[0])
     request = REQUEST if rng.random() < 0.5 else rng.choice(CAPTION_REQUESTS)
     asked, answered = dialect.turn(request, describe(scene, rng, slip), True)
+    line.add(asked, learnt=False)
+    line.add(answered, learnt=True)
+    return line
+
+
+def list_line(dialect: Dialect, scene: Scene, rng: random.Random) -> _Line:
+    """Everything that is there, each once, in any order: teaches what captions show too rarely,
+    that what has been said is not said again.
+    """
+    line = _Line(dialect.opening()[0])
+    names = sorted(scene.names)
+    rng.shuffle(names)
+    asked, answered = dialect.turn(INVENTORY, sentence(listed([one(n) for n in names])), True)
     line.add(asked, learnt=False)
     line.add(answered, learnt=True)
     return line

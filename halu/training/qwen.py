@@ -130,7 +130,9 @@ def train(
     spoken = dialect.qwen(tokens.qwen_tokenizer(bpe, run.work / "tiny-qwen-tokenizer"))
     vectors = words.name_vectors(spoken, model.model.language_model.embed_tokens)
     if not language.begun(run, "tiny-qwen"):
-        words.train(visual.merger, merged(model), features, seen, side, vectors, 2, run, curve)
+        words.train(
+            visual.merger, merged(model), features, seen, side, vectors, 2, run, curve, steps=150
+        )
     if start is None:
         matching.match(model.model.language_model.layers, 2, run.seed)
     language.train(speaker(model, spoken), features, seen, (shown, few), lesson, run, curve)

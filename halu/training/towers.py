@@ -43,7 +43,8 @@ def clip_patches(tower: CLIPVisionModel, images: Tensor) -> Tensor:
     x = tower.pre_layrnorm(x)
     for layer in tower.encoder.layers[:-1]:
         x = layer(x, attention_mask=None)
-    return x[:, 1:]
+    seen: Tensor = x[:, 1:]
+    return seen
 
 
 def window_order(grid: int, window: int) -> Tensor:
@@ -66,7 +67,7 @@ def qwen_groups(visual: Qwen2_5_VisionTransformerPretrainedModel, images: Tensor
     order = window_order(grid, window).to(images.device)
     # A still picture is the same frame twice, so the two temporal slices of the kernel add up.
     kernel = visual.patch_embed.proj.weight.sum(2).flatten(1)
-    x = cut(normalized(images), patch)[:, order] @ kernel.T
+    x: Tensor = cut(normalized(images), patch)[:, order] @ kernel.T
     cos, sin = visual.rotary_pos_emb(x, torch.stack([order // grid, order % grid], -1))
     for number, block in enumerate(visual.blocks):
         size = grid * grid if number in config.fullatt_block_indexes else window * window
@@ -97,4 +98,5 @@ def _block(block: Qwen2_5_VLVisionBlock, x: Tensor, cos: Tensor, sin: Tensor, si
     ]
     seen = F.scaled_dot_product_attention(*parts).transpose(1, 2).reshape(b, n, width)
     x = x + block.attn.proj(seen)
-    return x + block.mlp(block.norm2(x))
+    out: Tensor = x + block.mlp(block.norm2(x))
+    return out

@@ -82,7 +82,7 @@ def train(
         ).mean()
         (value + (out.norm(dim=-1) / length - 1).square().mean()).backward()
         optimizer.step(schedule(step, steps))
-        if step % 50 == 49:
+        if step % 25 == 0 or step + 1 == steps:
             here = target[..., NOTHING] < 0.5
             right = (
                 (scores[..., :NOTHING].argmax(-1) == target[..., :NOTHING].argmax(-1))[here]

@@ -148,7 +148,7 @@ def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:
     row = _without_repetition(row, sampling.repetition_penalty, seen)
     if not sampling.temperature:
         return row
-    row = (row - row.max()) / sampling.temperature
+    row = row / max(sampling.temperature, 1e-4)  # below, float32 overflows; it is greedy anyway
     if 0 < sampling.top_k < row.numel():
         row = row.masked_fill(row < row.topk(sampling.top_k).values[-1], float("-inf"))
     if sampling.top_p < 1:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import halu
 from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steering import Steered
+from halu.cli.models import load_quietly
 from halu.scenes import draw
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=100)
     options = parser.parse_args()
-    vlm = halu.load(options.model)
+    vlm = load_quietly(options.model)
     found = []
     for seed in range(options.n):
         picture = Image.fromarray(draw(seed, "val").image)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ only. It knows no photographs.
 - Size: {megabytes:.1f} MB, float32.
 - Licence: the weights are Apache-2.0. The training pictures were drawn from Twemoji (CC-BY 4.0),
   Noto Emoji (Apache-2.0) and Fluent Emoji (MIT) sprites; see NOTICE.
-- Made by: `{command}`
+- Made by (see `halu.training`):
+
+{commands}
 - Learning curve: `learning_curve.csv`, `learning_curve.png`.
 {more}
 ## Held-out figures
@@ -53,6 +56,8 @@ SLIPS = (
     "- Of the captions it learnt from a share (`--slip`) names one plausible object that is not\n"
     "  there, as the captions that large models learn from do; so plain decoding hallucinates.\n"
 )
+# Yes/no questions are answered right half the time by anybody.
+CHANCE = 0.55
 HOW_LANGUAGE = (
     "Stock transformers, greedy decoding. POPE asks six questions an\n"
     'image; "bare" is POPE\'s text alone, "one word" ends with "Please answer this question with\n'
@@ -104,37 +109,61 @@ def clip_figures(folder: Path, n: int) -> dict[str, dict[str, float]]:
     }
 
 
-def write(folder: Path, n: int, command: str) -> dict[str, Any]:
-    """Measure, write README.md and figures.json, return the figures."""
-    name = json.loads((folder / "recipe.json").read_text())["model"]
-    is_clip = name == "tiny-clip"
-    figures = clip_figures(folder, n) if is_clip else measure.everything(folder, n)
-    names = len(NAMES)
-    text = HEAD.format(
-        name=name,
-        about=ABOUT[name],
-        names=names,
-        megabytes=next(folder.glob("*.safetensors")).stat().st_size / 1e6,
-        command=command,
-        more="" if is_clip else SLIPS,
-        n=n,
-        how=HOW_CLIP.format(names=names) if is_clip else HOW_LANGUAGE,
-    )
-    (folder / "README.md").write_text(text + table(figures))
-    (folder / "figures.json").write_text(json.dumps({"n": n, "figures": figures}, indent=1) + "\n")
+def measured(folder: Path, name: str, n: int) -> dict[str, dict[str, float]]:
+    """Measure on the first `n` test scenes and keep the figures next to the model."""
+    figures = clip_figures(folder, n) if name == "tiny-clip" else measure.everything(folder, n)
+    text = json.dumps({"n": n, "figures": figures}, indent=1)
+    (folder / "figures.json").write_text(text + "\n")
     return figures
 
 
+def made_by(recipe: dict[str, Any]) -> str:
+    """The commands, and what they do not say."""
+    text = "\n".join(f"      {command}" for command in recipe["commands"])
+    if "note" in recipe:
+        note = textwrap.fill(recipe["note"], 98, initial_indent="  ", subsequent_indent="  ")
+        text += f"\n\n{note}"
+    return text
+
+
+def page(folder: Path, recipe: dict[str, Any], n: int, figures: dict[str, dict[str, float]]) -> str:
+    """The card as Markdown."""
+    name = recipe["model"]
+    text = HEAD.format(
+        name=name,
+        about=ABOUT[name],
+        names=len(NAMES),
+        megabytes=next(folder.glob("*.safetensors")).stat().st_size / 1e6,
+        commands=made_by(recipe),
+        more="" if name == "tiny-clip" else SLIPS,
+        n=n,
+        how=HOW_CLIP.format(names=len(NAMES)) if name == "tiny-clip" else HOW_LANGUAGE,
+    )
+    weak = [task for task, row in figures.items() if row.get("accuracy", 1) < CHANCE]
+    if weak:
+        text += f"Not learnt (at chance, or below): {', '.join(weak)}.\n\n"
+    return text + table(figures)
+
+
 def main() -> None:
-    """The command line."""
+    """Parse, measure unless told not to, write README.md and print the figures."""
     parser = argparse.ArgumentParser(
-        description="Measure a built-in model on held-out scenes and write its card."
+        description="Measure a built-in model on held-out scenes and write its card.",
+        epilog="example: python -m halu.training.card DIR --n 500",
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--n", type=int, default=500, help="test scenes")
+    parser.add_argument("--again", action="store_true", help="from figures.json, without measuring")
     asked = parser.parse_args()
-    recipe = json.loads((asked.folder / "recipe.json").read_text())
-    print(table(write(asked.folder, asked.n, recipe["command"])))
+    folder, n = asked.folder, asked.n
+    recipe = json.loads((folder / "recipe.json").read_text())
+    if asked.again:
+        kept = json.loads((folder / "figures.json").read_text())
+        n, figures = kept["n"], kept["figures"]
+    else:
+        figures = measured(folder, recipe["model"], n)
+    (folder / "README.md").write_text(page(folder, recipe, n, figures).rstrip() + "\n")
+    print(table(figures))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ as asked for.
 """
 
 import argparse
+import dataclasses
 import json
 import socket
 import tempfile
@@ -12,11 +13,22 @@ from pathlib import Path
 import torch
 from torch.multiprocessing.spawn import spawn
 
-from halu.training import language, settings, team
+from halu.training import lesson, settings, team
 
 MODELS = ("tiny-llava", "tiny-qwen", "tiny-clip")
 TOWER_STEPS = {"tiny-llava": 1600, "tiny-qwen": 1000, "tiny-clip": 0}
 STEPS = {"tiny-llava": 1300, "tiny-qwen": 600, "tiny-clip": 700}
+# The fields of `lesson.Lesson`; what is not given is the fitting preset's.
+LESSON = {
+    "slip": "share of captions that name an absent object",
+    "begin": "share of natural batches at first",
+    "alone": "share of the run until natural batches become more",
+    "full": "share of the run after which they are most",
+    "most": "share of natural batches from then on",
+    "captions": "share of captions in natural batches",
+    "lists": "share of inventories in natural batches",
+    "lr": "learning rate of the language stage",
+}
 
 
 def parser(model: str | None) -> argparse.ArgumentParser:
@@ -48,13 +60,9 @@ def parser(model: str | None) -> argparse.ArgumentParser:
         help="processes that share the work; best: one per free core",
     )
     made.add_argument("--threads", type=int, default=1, help="threads per worker")
-    made.add_argument(
-        "--slip",
-        type=float,
-        default=0.4,
-        help="share of training captions that name an absent object",
-    )
     made.add_argument("--start", type=Path, help="a tiny-llava folder to start from")
+    for name, help_text in LESSON.items():
+        made.add_argument(f"--{name}", type=float, help=help_text)
     made.add_argument(
         "--no-compile",
         action="store_true",
@@ -98,42 +106,42 @@ def work(rank: int, asked: argparse.Namespace, port: int) -> None:
         team.leave()
 
 
+def _lesson(asked: argparse.Namespace) -> lesson.Lesson:
+    """The preset for this model and start, with what was asked for in its place."""
+    preset = lesson.FIRST
+    if asked.start is not None:
+        preset = lesson.MORE if asked.model == "tiny-llava" else lesson.NEW_EYES
+    given = {name: value for name in LESSON if (value := getattr(asked, name)) is not None}
+    return dataclasses.replace(preset, **given)
+
+
 def _note(asked: argparse.Namespace, run: settings.Run) -> None:
     """Keep the command that anyone can run again, with every number that matters and no path of
-    this machine.
+    this machine; before it the commands that made the folder it started from.
     """
-    given = {
-        "seed": run.seed,
-        "scenes": run.scenes,
-        "tower-steps": run.tower_steps,
-        "steps": run.steps,
-        "batch": asked.batch,
-    }
-    given |= {"workers": asked.workers} | (
-        {} if asked.model == "tiny-clip" else {"slip": asked.slip}
-    )
+    given: dict[str, float] = {"seed": run.seed, "scenes": run.scenes, "steps": run.steps}
+    given |= {"batch": asked.batch, "workers": asked.workers}
+    if asked.model != "tiny-clip":
+        given |= {"tower-steps": run.tower_steps} | dataclasses.asdict(_lesson(asked))
     options = " ".join(f"--{name} {value}" for name, value in given.items())
-    start = " --start TINY_LLAVA_DIR" if asked.start else ""
-    command = f"python -m halu.training {asked.model} --out DIR {options}{start}"
-    (run.out / "recipe.json").write_text(
-        json.dumps({"model": asked.model, "command": command} | given, indent=1) + "\n"
-    )
+    before: list[str] = []
+    if asked.start is not None:
+        options += " --start TINY_LLAVA_DIR"
+        before = json.loads((asked.start / "recipe.json").read_text())["commands"]
+    commands = [*before, f"python -m halu.training {asked.model} --out DIR {options}"]
+    text = json.dumps({"model": asked.model, "commands": commands}, indent=1)
+    (run.out / "recipe.json").write_text(text + "\n")
 
 
 def _train(asked: argparse.Namespace, run: settings.Run) -> None:
     if asked.model == "tiny-llava":
         from halu.training import llava
 
-        more = language.Lesson(slip=asked.slip, alone=0.0, full=0.1, start=0.6, lr=1.5e-3)
-        first = language.Lesson(slip=asked.slip)
-        llava.train(run, more if asked.start else first, asked.start)
+        llava.train(run, _lesson(asked), asked.start)
     elif asked.model == "tiny-qwen":
         from halu.training import qwen
 
-        started = language.Lesson(slip=asked.slip, alone=0.0, full=0.3, start=0.4, lr=1.2e-3)
-        qwen.train(
-            run, language.Lesson(slip=asked.slip) if asked.start is None else started, asked.start
-        )
+        qwen.train(run, _lesson(asked), asked.start)
     else:
         from halu.training import clip
 

@@ -20,6 +20,7 @@ from halu.training.corpus import Corpus
 from halu.training.curve import Curve
 from halu.training.dialect import Dialect
 from halu.training.features import Features
+from halu.training.lesson import Lesson
 from halu.training.look import glance
 from halu.training.optimizer import Both, schedule
 from halu.training.packing import (
@@ -46,37 +47,6 @@ class Speaker:
     head: nn.Module
     dialect: Dialect
     pad: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """The mixture: `start` natural batches until `alone`, then ever more up to `most` at `full`.
-
-    Those are shares of the run. Of the natural batches, `captions` are captions and `lists`
-    inventories. Pairs are joined by other bare facts once natural batches have begun.
-    """
-
-    slip: float = 0.4
-    alone: float = 0.15
-    full: float = 0.5
-    most: float = 0.75
-    start: float = 0.0
-    captions: float = 0.45
-    lists: float = 0.15
-    lr: float = 2e-3
-
-    def natural(self, done: float) -> float:
-        """The share of natural batches when `done` of the run is over."""
-        way = min(1.0, max(0.0, (done - self.alone) / max(1e-6, self.full - self.alone)))
-        return self.start + (self.most - self.start) * way
-
-    def kind(self, done: float, rng: random.Random) -> str:
-        """What the next batch holds."""
-        natural = self.natural(done)
-        if rng.random() < natural:
-            shares = (self.captions, self.lists, 1 - self.captions - self.lists)
-            return rng.choices(("captions", "lists", "chat"), shares)[0]
-        return "facts" if natural > 0 else "pairs"
 
 
 def train(

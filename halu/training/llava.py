@@ -27,6 +27,7 @@ from halu.training import (
 )
 from halu.training.curve import Curve
 from halu.training.features import Features
+from halu.training.lesson import Lesson
 
 HELD_OUT = 1000
 GLANCE = 320
@@ -114,7 +115,7 @@ def prepare(
 
 
 def train(
-    run: settings.Run, lesson: language.Lesson, start: Path | None = None
+    run: settings.Run, lesson: Lesson, start: Path | None = None
 ) -> LlavaForConditionalGeneration:
     """All three stages, or only more of the last one from the folder `start`; then the folder."""
     seen, peek = drawn(run)

@@ -33,6 +33,7 @@ from halu.training import (
 )
 from halu.training.curve import Curve
 from halu.training.features import Features
+from halu.training.lesson import Lesson
 
 
 def tower_job(model: Qwen2_5_VLForConditionalGeneration) -> tower_stage.TowerJob:
@@ -107,7 +108,7 @@ def vocabulary(peek: corpus.Corpus, run: settings.Run) -> Tokenizer:
 
 
 def train(
-    run: settings.Run, lesson: language.Lesson, start: Path | None
+    run: settings.Run, lesson: Lesson, start: Path | None
 ) -> Qwen2_5_VLForConditionalGeneration:
     """All three stages, then the folder."""
     seen, peek = llava.drawn(run)

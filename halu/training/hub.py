@@ -49,4 +49,7 @@ def write(
         renamed(key, names): value.detach().to("cpu", torch.float32).contiguous().clone()
         for key, value in model.state_dict().items()
     }
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    # save_file leaves it readable to its owner alone, and so would an installed package.
+    path.chmod(0o644)

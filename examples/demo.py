@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-import halu
+from halu.cli.models import load_quietly
 from halu.engine import VLM
 from halu.eval.chair import score_caption
 from halu.eval.console import show
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=HERE / "pictures" / "scene.png")
     parser.add_argument("--limit", type=int, default=180, help="questions of each POPE split")
     options = parser.parse_args()
-    vlm = halu.load(MODEL)
+    vlm = load_quietly(MODEL)
     describe(vlm, options.picture)
     measure(vlm, options.limit)
 

@@ -39,12 +39,18 @@ class Unknown(HaluError):
     """A name that is not registered; near matches are named."""
 
     def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, param: str | None = None
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        param: str | None = None,
+        because: str = "",
     ) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
-        super().__init__(f"Unknown {kind} {name!r}.", hint=hint, param=param)
+        super().__init__(f"Unknown {kind} {name!r}.", hint=f"{hint} {because}".strip(), param=param)
 
 
 class Unsupported(HaluError):

@@ -45,6 +45,7 @@ TOP = ("halu.cli", "halu.eval", "halu.service", "halu.decoders", "halu.detectors
 MAY_IMPORT_TOP = {
     "halu.catalogue": ("halu.eval", "halu.detectors"),  # through their registries
     "halu.cli": ("halu.eval", "halu.service", "halu.detectors"),
+    "halu.__main__": ("halu.cli",),
 }
 # Libraries that live in one place.
 ONLY_IN = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
@@ -34,6 +35,11 @@ def adapter_class(model_type: str) -> type[Adapter]:
         if model_type in adapter.families:
             return adapter
     raise unsupported(f"Architecture {model_type!r}", supported())
+
+
+def without_progress_bars() -> None:
+    """Keeps transformers from drawing its own progress bars in this process."""
+    transformers.utils.logging.disable_progress_bar()
 
 
 def load_adapter(name: str, *, device: str | None = None, dtype: str | None = None) -> Adapter:
@@ -133,8 +139,8 @@ def _check_folder(folder: Path) -> None:
 def _unreadable(name: str, source: str, error: Exception) -> Exception:
     if Path(source).is_dir():
         return BadInput(f"The configuration of {name!r} cannot be read.", param="model")
-    hint = f"Built in: {', '.join(builtin())}. The hub said: {_first_line(error)}"
-    return BadInput(f"Model {name!r} cannot be had.", hint=hint, param="model")
+    said = f"The hub said: {_first_line(error)}"
+    return Unknown("model", name, builtin(), param="model", because=said)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from halu.engine import VLM, load
 
 def load_quietly(model: str, *, device: str | None = None, backend: str = "hf") -> VLM:
     """`halu.load`, with nothing printed."""
-    from halu.adapters import transformers
+    from halu.adapters.loading import without_progress_bars
 
-    transformers.utils.logging.disable_progress_bar()
+    without_progress_bars()
     return load(model, device=device, backend=backend)

@@ -105,5 +105,7 @@ def save(model: open_clip.CLIP, bpe: Tokenizer, folder: Path) -> None:
     weights: dict[str, Tensor] = {
         k: v.detach().cpu().float().contiguous().clone() for k, v in model.state_dict().items()
     }
-    save_file(weights, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    path = folder / "open_clip_model.safetensors"
+    save_file(weights, path, metadata={"format": "pt"})
+    path.chmod(0o644)
     tokenizer(bpe).save_pretrained(folder)

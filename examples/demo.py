@@ -76,7 +76,7 @@ def measure(vlm: VLM, limit: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", type=Path, default=HERE / "pictures" / "scene.png")
-    parser.add_argument("--limit", type=int, default=180, help="questions of each POPE split")
+    parser.add_argument("--limit", type=int, default=90, help="questions of each POPE split")
     options = parser.parse_args()
     vlm = load_quietly(MODEL)
     describe(vlm, options.picture)

@@ -31,6 +31,7 @@ SINKS: dict[Shape, Sinks] = {
     ("llava", 4096, 32, 32): Sinks((1415, 2533), 20.0, "seilk/VisAttnSink, LLaMA-2-7B base"),
     ("llava", 5120, 40, 40): Sinks((2100, 4743), 20.0, "seilk/VisAttnSink, LLaMA-2-13B base"),
     ("llava", 192, 4, 3): Sinks((189, 180), 2.75, f"tiny-llava, {_FOUND}"),
+    ("qwen2_5_vl", 192, 4, 3): Sinks((48, 129), 3.25, f"tiny-qwen, {_FOUND}"),
     ("qwen2_vl", 3584, 28, 4): Sinks((458, 2570), 20.0, "second-hand, VAR paper appendix"),
 }
 

@@ -19,9 +19,7 @@ from halu.rules import Additive
 from halu.search import Pick
 from halu.strategy import (
     Branch,
-    ImageView,
     ModelFacts,
-    PixelView,
     Plan,
     Rule,
     Strategy,
@@ -29,6 +27,7 @@ from halu.strategy import (
     strategies,
 )
 from halu.types import Message, Request, Resolved
+from halu.views import ImageView, PixelView
 
 
 class RequestContext:

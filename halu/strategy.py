@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from halu.prompt import Prompt
 from halu.registry import Registry
 from halu.search import Pick, Search
 from halu.types import Message, Request, checked
+from halu.views import ImageView, PixelView
 
 Kind = Literal["decoding", "attention", "logits", "image", "prompt", "control"]
 
@@ -117,10 +117,6 @@ class ModelFacts:
     def shape(self) -> tuple[str, int, int, int]:
         """What tells one base model from another: family, hidden size, layers, key heads."""
         return self.family, self.hidden, self.layers, self.kv_heads
-
-
-ImageView = Callable[[Image.Image], Image.Image]
-PixelView = Callable[[Tensor], Tensor]
 
 
 class Context(Protocol):

@@ -87,7 +87,7 @@ class Redistribute(AttentionPolicy):
 
     rows = "after_image"
     groups = 4
-    reads_hidden = True
+    reads = "prompt"
 
     def __init__(
         self,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from halu.adapters import Adapter
 from halu.adapters.cache import RowCache
-from halu.attention.steering import Steered
+from halu.attention.steered import Steered
 from halu.attention.trace import Trace
 from halu.errors import Unsupported
 from halu.planning import Chosen, choose, steered
 from halu.search import Choice, Search
-from halu.strategy import Plan, Step
+from halu.strategy import Plan, Step, Tap
 from halu.transcript import Transcript
 from halu.types import Answer, Event, Request, Usage
 
@@ -69,6 +69,7 @@ class Decoder:
         rows = [row for job in jobs for row in job.rows[0]]
         prompts = [branch.prompt for job in jobs for branch in (job.plan.main, *job.plan.extra)]
         scores = self.adapter.runner.read(prompts, [row.steering for row in rows], self.cache)
+        _told(rows, scores)
         self._scores = scores if self._scores is None else torch.cat([self._scores, scores])
         self.jobs += jobs
         return jobs
@@ -82,6 +83,7 @@ class Decoder:
         first = 0
         for job in self.jobs:
             count = sum(len(branches) for branches in job.rows)
+            lengths = [len(ids) for ids in job.seen]
             event, choices = self._advance(job, self._scores[first : first + count])
             width = len(job.plan.extra) + 1
             if job.answer is None:
@@ -89,7 +91,7 @@ class Decoder:
                     first + choice.parent * width + b for choice in choices for b in range(width)
                 ]
                 tokens += [choice.token for choice in choices for _ in range(width)]
-                job.rows = [_copied(job.rows[choice.parent]) for choice in choices]
+                job.rows = _continued(job.rows, choices, lengths)
             first += count
             if event.text or event.tokens or event.answer:
                 events.append((job, event))
@@ -128,7 +130,8 @@ class Decoder:
         for branch in (plan.main, *plan.extra):
             traced = request.evidence != "none" and branch is plan.main
             trace = Trace(branch.prompt.layout) if traced else None
-            steering = Steered(branch.prompt.layout, steered(plan, branch)(), trace)
+            taps = frozenset(tap.layer for tap in plan.taps if branch is plan.main)
+            steering = Steered(branch.prompt.layout, steered(plan, branch)(), trace, taps)
             row = Row(steering, len(branch.prompt.ids), branch.prompt.next_position)
             job.rows = [[*job.rows[0], row]] if job.rows else [[row]]
         job.forwards += sum(ctx.forwards for ctx in contexts)
@@ -137,18 +140,22 @@ class Decoder:
     def _advance(self, job: Job, scores: Tensor) -> tuple[Event, list[Choice]]:
         names = ["main", *(branch.name for branch in job.plan.extra)]
         by_hypothesis = scores.reshape(len(job.rows), len(names), -1)
+        main = [branches[0].steering for branches in job.rows]
         steps = [
-            Step(len(seen), dict(zip(names, rows, strict=True)), seen)
-            for rows, seen in zip(by_hypothesis, job.seen, strict=True)
+            Step(len(seen), dict(zip(names, rows, strict=True)), seen, self._early(job, steering))
+            for rows, seen, steering in zip(by_hypothesis, job.seen, main, strict=True)
         ]
         ruled = torch.stack([job.plan.rule(step) for step in steps])
-        choices = job.search.advance(ruled, job.seen)
+        choices = job.search.advance(ruled, job.seen, [steering.policies for steering in main])
         if job.search.streams:
             trace = job.rows[0][0].steering.trace
             rows = (steps[0].main, ruled[0])
             job.said.say(choices[0].token, rows=rows, trace=trace)
-        job.seen = [[*job.seen[choice.parent], choice.token] for choice in choices]
+        job.seen = [[*job.seen[c.parent][: c.keep], c.token] for c in choices]
         return self._event(job), choices
+
+    def _early(self, job: Job, steering: Steered) -> dict[Tap, Tensor]:
+        return self.adapter.runner.early(steering.tapped, job.plan.taps)
 
     def _event(self, job: Job) -> Event:
         longest = max((len(ids) for ids in job.seen), default=0)
@@ -190,6 +197,7 @@ class Decoder:
             [r.steering for r in rows],
             self.cache,
         )
+        _told(rows, self._scores)
         for row in rows:
             row.length += 1
             row.position += 1
@@ -197,5 +205,32 @@ class Decoder:
             job.forwards += sum(len(branches) for branches in job.rows)
 
 
-def _copied(rows: list[Row]) -> list[Row]:
-    return [Row(row.steering, row.length, row.position) for row in rows]
+def _told(rows: Sequence[Row], scores: Tensor) -> None:
+    for row, own in zip(rows, scores, strict=True):
+        row.steering.heard(own)
+
+
+def _continued(
+    rows: list[list[Row]], choices: Sequence[Choice], lengths: Sequence[int]
+) -> list[list[Row]]:
+    """The rows [hypothesis][branch] of the chosen hypotheses; `lengths` are the parents' in tokens.
+
+    A parent that goes on twice is forked, since its policies may learn from what comes.
+    """
+    taken: set[int] = set()
+    found = []
+    for choice in choices:
+        cut = 0 if choice.keep is None else lengths[choice.parent] - choice.keep
+        again = choice.parent in taken
+        taken.add(choice.parent)
+        found.append(
+            [
+                Row(
+                    row.steering.fork() if again else row.steering,
+                    row.length - cut,
+                    row.position - cut,
+                )
+                for row in rows[choice.parent]
+            ]
+        )
+    return found

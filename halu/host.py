@@ -16,7 +16,8 @@ from torch import Tensor
 from halu.adapters import Adapter
 from halu.adapters.cache import RowCache
 from halu.adapters.loading import adapter_class
-from halu.attention.steering import Steered, Steering
+from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.errors import BadInput, Unsupported
 from halu.planning import Chosen, RequestContext, choose, steered
 from halu.prompt import Prompt
@@ -84,7 +85,11 @@ class Sequences:
         self.prompts = adapter.prompts(inputs)
         self.plans = [self._plan(chosen, request, prompt) for prompt in self.prompts]
         self.main = [
-            Steered(prompt.layout, steered(plan, plan.main)())
+            Steered(
+                prompt.layout,
+                steered(plan, plan.main)(),
+                taps=frozenset(tap.layer for tap in plan.taps),
+            )
             for prompt, plan in zip(self.prompts, self.plans, strict=True)
         ]
         self.lengths = [len(prompt.ids) for prompt in self.prompts]
@@ -125,13 +130,17 @@ class Sequences:
     def rule(self, logits: Tensor) -> Tensor:
         """The rules' rows [B, V] for the host's last scores [B, V]."""
         rows, used = [], 0
-        for row, plan, seen in zip(logits, self.plans, self.seen, strict=True):
+        parts = zip(logits, self.plans, self.main, self.seen, strict=True)
+        for row, plan, steering, seen in parts:
+            steering.heard(row)
             named = {"main": row}
             for branch in plan.extra:
                 assert self.scores is not None
+                self.steering[used].heard(self.scores[used])
                 named[branch.name] = self.scores[used]
                 used += 1
-            rows.append(plan.rule(Step(len(seen), named, seen)))
+            early = self.adapter.runner.early(steering.tapped, plan.taps)
+            rows.append(plan.rule(Step(len(seen), named, seen, early)))
         return torch.stack(rows)
 
     def _plan(self, chosen: Chosen, request: Request, prompt: Prompt) -> Plan:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halu import aside
 from halu.adapters import Adapter
-from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
-from halu.attention.steering import Steered
 from halu.errors import BadInput, Unknown, Unsupported
 from halu.prompt import Prompt
 from halu.rules import Additive
@@ -21,7 +20,9 @@ from halu.strategy import (
     Branch,
     ModelFacts,
     Plan,
+    PolicyMaker,
     Rule,
+    Said,
     Strategy,
     keep_main,
     strategies,
@@ -54,21 +55,23 @@ class RequestContext:
         pixels: PixelView | None = None,
         messages: tuple[Message, ...] | None = None,
         blind: bool = False,
+        words: str | None = None,
         steered: bool = True,
+        policies: tuple[PolicyMaker, ...] = (),
     ) -> Branch:
         """Another branch of this request; its pictures are encoded anew, so a view may change their
         size.
         """
         prompt = self.main.prompt if messages is None else self.encode(messages)
-        if blind:
-            prompt = self.adapter.without_images(prompt)
+        if blind or words is not None:
+            prompt = self.adapter.without_images(prompt, words or "")
         if image is not None:
             prompt = self.adapter.with_images(
                 prompt, tuple(image(picture) for picture in prompt.images)
             )
         if pixels is not None:
             prompt = self.adapter.with_pixels(prompt, pixels)
-        return Branch(name, prompt, steered)
+        return Branch(name, prompt, steered, policies)
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """Another conversation's prompt."""
@@ -77,10 +80,15 @@ class RequestContext:
     def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
         """The branch's row [V] after its prompt; nothing of it stays."""
         self.forwards += 1
-        cache = RowCache(self.model.layers)
-        return self.adapter.runner.read(
-            [branch.prompt], [Steered(branch.prompt.layout, tuple(policies))], cache
-        )[0]
+        return next(aside.rows(self.adapter, branch.prompt, policies))
+
+    def say(
+        self, branch: Branch, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
+    ) -> Said:
+        """The branch's greedy continuation; nothing of it stays."""
+        said = aside.say(self.adapter, branch.prompt, max_new_tokens, policies)
+        self.forwards += len(said.tokens)
+        return said
 
 
 class Chosen:
@@ -205,6 +213,7 @@ def _sum(parts: Sequence[Strategy], plans: Sequence[Plan]) -> Plan:
         rule=_summed_rule(name, [plan.rule for plan in plans]),
         policies=tuple(make for plan in plans for make in plan.policies),
         search=searches[0] if searches else Pick(),
+        taps=tuple(dict.fromkeys(tap for plan in plans for tap in plan.taps)),
     )
 
 
@@ -233,10 +242,11 @@ def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, .
     """
 
     def make() -> tuple[AttentionPolicy, ...]:
-        if not branch.steered or not branch.prompt.layout.images:
+        if not branch.prompt.layout.images:
             return ()
-        policies = tuple(maker(branch.prompt) for maker in plan.policies)
-        grouping = [policy for policy in policies if policy.groups > 1]
+        makers = (*plan.policies, *branch.policies) if branch.steered else branch.policies
+        policies = tuple(maker(branch.prompt) for maker in makers)
+        grouping = [policy for policy in policies if policy.regroups]
         if len({policy.rows for policy in grouping}) > 1:
             raise Unsupported(
                 "These attention strategies act on different rows and do not combine.",

@@ -12,15 +12,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from halu.attention.policy import AttentionPolicy
 from halu.types import Sampling
+
+Policies = Sequence[tuple[AttentionPolicy, ...]]
+"""The attention policies of each live hypothesis' main branch, which may have recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Hypothesis `parent` goes on with `token`."""
+    """Hypothesis `parent` goes on with `token`, after its first `keep` tokens; none: after all."""
 
     parent: int
     token: int
+    keep: int | None = None
 
 
 class Search(Protocol):
@@ -37,7 +42,7 @@ class Search(Protocol):
         tokens.
         """
 
-    def advance(self, rows: Tensor, seen: list[list[int]]) -> list[Choice]:
+    def advance(self, rows: Tensor, seen: list[list[int]], policies: Policies = ()) -> list[Choice]:
         """The next hypotheses from rows [N, V]; `seen` are the tokens of each so far."""
 
     def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
@@ -59,7 +64,7 @@ class Pick:
         rng = torch.Generator().manual_seed(sampling.seed)
         return Pick(sampling=sampling, ends=ends, prompt=prompt, rng=rng)
 
-    def advance(self, rows: Tensor, seen: list[list[int]]) -> list[Choice]:
+    def advance(self, rows: Tensor, seen: list[list[int]], policies: Policies = ()) -> list[Choice]:
         """One choice."""
         row = filtered(rows[0], self.sampling, (*self.prompt, *seen[0]))
         if not self.sampling.temperature:
@@ -96,7 +101,7 @@ class Beams:
         """A fresh search with one empty hypothesis."""
         return Beams(self.width, self.length_penalty, False, sampling, ends, prompt)
 
-    def advance(self, rows: Tensor, seen: list[list[int]]) -> list[Choice]:
+    def advance(self, rows: Tensor, seen: list[list[int]], policies: Policies = ()) -> list[Choice]:
         """The best `width` continuations that do not end; those that end are put aside."""
         pairs = zip(rows, seen, strict=True)
         table = torch.stack(

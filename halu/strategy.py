@@ -47,13 +47,25 @@ class Branch:
     Attributes:
         name: unique within the plan; `rows[name]` in a rule.
         prompt: the encoded prompt.
-        steered: whether the plan's attention policy acts here too; a branch that is subtracted
+        steered: whether the plan's attention policies act here too; a branch that is subtracted
             stays as it is.
+        policies: attention policies of this branch alone.
     """
 
     name: str
     prompt: Prompt
     steered: bool = True
+    policies: tuple["PolicyMaker", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """What the output head says of an earlier layer: of the residual stream that enters layer
+    `layer` (so 0 is the embeddings), with or without the final norm.
+    """
+
+    layer: int
+    normed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +76,14 @@ class Step:
         index: how many tokens have been generated before.
         rows: raw scores [V] of each branch in float32, the main one's under "main".
         tokens: the tokens generated so far.
+        early: scores [V] in float32 that earlier layers of the main branch give, for the plan's
+            taps.
     """
 
     index: int
     rows: Mapping[str, Tensor]
     tokens: Sequence[int]
+    early: Mapping[Tap, Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def main(self) -> Tensor:
@@ -100,6 +115,22 @@ class Plan:
     rule: Rule = keep_main
     policies: tuple[PolicyMaker, ...] = ()
     search: Search = dataclasses.field(default_factory=Pick)
+    taps: tuple[Tap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a branch says by plain greedy decoding.
+
+    Attributes:
+        tokens: token ids, the one that ended it included.
+        rows: raw scores [n, V] that each token was taken from.
+        text: the tokens as text, special tokens left out.
+    """
+
+    tokens: tuple[int, ...]
+    rows: Tensor
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +177,9 @@ class Context(Protocol):
         pixels: PixelView | None = None,
         messages: tuple[Message, ...] | None = None,
         blind: bool = False,
+        words: str | None = None,
         steered: bool = True,
+        policies: tuple[PolicyMaker, ...] = (),
     ) -> Branch:
         """Another branch of the request.
 
@@ -156,11 +189,20 @@ class Context(Protocol):
             pixels: view of the normalised pixels after it.
             messages: another conversation instead.
             blind: drop the pictures.
+            words: text in the place of each picture.
             steered: whether the plan's attention policies act here too.
+            policies: attention policies of this branch alone.
         """
 
     def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
         """Runs a branch's prompt once, beside decoding, and returns its row [V]; the policies may
+        record.
+        """
+
+    def say(
+        self, branch: Branch, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
+    ) -> Said:
+        """What a branch says by plain greedy decoding, beside the request's own; the policies may
         record.
         """
 

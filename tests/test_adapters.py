@@ -22,7 +22,7 @@ import halu
 from halu.adapters import Adapter, supported
 from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
-from halu.attention.steering import Steered
+from halu.attention.steered import Steered
 from halu.engine import VLM
 from halu.errors import BadInput, Failed, HaluError, Unavailable, Unknown, Unsupported
 from halu.host import enable
@@ -375,11 +375,13 @@ def test_the_identity_policy_gives_the_stock_rows_and_reaches_every_layer(
     tokens = [5, 77, 300]
     rows = [mine.runner.read([prompt], steered, cache)[0]]
     layers = list(range(mine.facts.layers))
-    assert policy.calls["weights"] == policy.calls["head_scale"] == layers
+    # A long prompt is worked on in blocks of queries.
+    assert list(dict.fromkeys(policy.calls["weights"])) == policy.calls["head_scale"] == layers
+    policy.calls["weights"].clear()
     for done, token in enumerate(tokens):
         length, position = len(prompt.ids) + done, prompt.next_position + done
         rows.append(mine.runner.step([token], [length], [position], steered, cache)[0])
-    assert policy.calls["weights"] == layers * 4
+    assert policy.calls["weights"] == layers * 3
     assert set(policy.calls["labels"]) == set(layers)
     wanted = full_rows(stock(family), prompt, tokens)
     for mine_row, row in zip(rows, wanted, strict=True):
@@ -517,7 +519,7 @@ def test_release_gives_the_model_back(family: str, picture: Any) -> None:
     assert model.config.text_config._attn_implementation == "sdpa"
     assert model.config.vision_config._attn_implementation == "sdpa"
     left = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
-    assert hooks == mine.facts.layers
+    assert hooks == mine.facts.layers + 1  # and one behind the last layer
     assert left == 0
 
 

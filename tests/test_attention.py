@@ -14,7 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from halu.attention import Grouped, ScoreMap, grouped_attention, merge
 from halu.attention.policy import AttentionPolicy, Stacked
-from halu.attention.steering import Steered, Steering
+from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.errors import BadInput, Unavailable
 from halu.layout import Grid, ImageSpan, Layout
 
@@ -610,7 +611,7 @@ def test_rows_of_a_padded_batch_are_each_steered_as_if_alone(prefill: bool, left
 
 def test_layer_inputs_are_shown_without_padding_and_only_of_prompts() -> None:
     class Reader(AttentionPolicy):
-        reads_hidden = True
+        reads = "prompt"
 
         def __init__(self) -> None:
             self.seen: list[tuple[int, Tensor]] = []
@@ -638,6 +639,7 @@ def test_labels_cover_long_answers() -> None:
         table = steered.labels(0, keys, torch.device("cpu"))
         assert table is not None
         assert table.tolist() == policy.table.tolist() + [1] * (keys - LENGTH)
-    assert Steered(LAYOUT).labels(0, 5, torch.device("cpu")) is None
+    assert not Steered(LAYOUT).changes(0)
+    assert Steered(LAYOUT).labels(0, 5, torch.device("cpu")).tolist() == [0] * 5
     assert not Steered(LAYOUT).active
     assert steered.active

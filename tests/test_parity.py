@@ -19,7 +19,8 @@ from torch import Tensor
 
 from halu.adapters.adapter import Features
 from halu.adapters.llava import Llava
-from halu.attention.steering import Steered, Steering
+from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.decoders.var import sink_tokens
 from halu.decoders.vhr import VHR, reinforced_layers, vision_aware
 from halu.layout import Grid, ImageSpan, Layout

@@ -21,7 +21,8 @@ from torch.nn.functional import pad
 
 from halu.attention import grouped_attention
 from halu.attention.policy import AttentionPolicy
-from halu.attention.steering import Steered, Steering
+from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.constants import HALLUCINATION_HEADS
 from halu.decoders.icd import CONFUSED
 from halu.decoders.vaf import middle

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
-from halu.attention.steering import Steered
+from halu.attention.steered import Steered
 from halu.cli.models import load_quietly
 from halu.scenes import draw
 
@@ -25,7 +25,7 @@ from halu.scenes import draw
 class Peaks(AttentionPolicy):
     """Changes nothing; keeps |r| / rms of every prompt token for layers 2 and up."""
 
-    reads_hidden = True
+    reads = "prompt"
 
     def __init__(self) -> None:
         self.values: list[Tensor] = []

@@ -156,13 +156,19 @@ class Adapter(ABC):
             done = span.stop
         return self._prompt([*ids, *prompt.ids[done:]], pixels, images)
 
-    def without_images(self, prompt: Prompt) -> Prompt:
-        """The same words with the pictures' tokens dropped and nothing in their place; positions
-        close up.
+    def without_images(self, prompt: Prompt, words: str = "") -> Prompt:
+        """The same words with the pictures' tokens dropped, and nothing or `words` in the place of
+        each; positions close up.
         """
-        return self._prompt(
-            [token for token in prompt.ids if token not in self.placeholders], {}, ()
-        )
+        instead = self.tokenizer.encode(words, add_special_tokens=False) if words else []
+        starts = {span.start for span in prompt.layout.images}
+        ids: list[int] = []
+        for place, token in enumerate(prompt.ids):
+            if place in starts:
+                ids += instead
+            if token not in self.placeholders:
+                ids.append(token)
+        return self._prompt(ids, {}, ())
 
     def with_pixels(self, prompt: Prompt, view: Callable[[Tensor], Tensor]) -> Prompt:
         """The same prompt with `view` applied to its normalised pixels [..., 3, height, width]."""

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from halu.adapters.cache import RowCache
 from halu.adapters.small_batch import ROWS, FewRows
-from halu.attention.steering import Steered, Steering
+from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.errors import Failed
 from halu.prompt import Prompt
+from halu.strategy import Tap
 
 FEATURES_KEPT = 32
 """Pictures whose features are kept, least recently used out first."""
@@ -59,10 +61,12 @@ class Runner:
         self._axes = axes
         self._features: OrderedDict[str, Features] = OrderedDict()
         self._lock = threading.Lock()
+        layers = self.text.layers
         self._hooks = [
             layer.register_forward_pre_hook(_reader(index), with_kwargs=True)
-            for index, layer in enumerate(self.text.layers)
+            for index, layer in enumerate(layers)
         ]
+        self._hooks.append(layers[-1].register_forward_hook(_last(len(layers)), with_kwargs=True))
 
     def release(self) -> None:
         """Takes the hooks off the model."""
@@ -178,6 +182,16 @@ class Runner:
         hidden: Tensor = out.last_hidden_state
         return hidden
 
+    @torch.inference_mode()
+    def early(self, tapped: Mapping[int, Tensor], taps: Sequence[Tap]) -> dict[Tap, Tensor]:
+        """Rows of scores [V] in float32 that the output head makes of residual streams [D]."""
+        if not taps:
+            return {}
+        hidden = torch.stack([tapped[tap.layer] for tap in taps])
+        normed = torch.tensor([tap.normed for tap in taps], device=hidden.device)[:, None]
+        rows = self._scores(torch.where(normed, self.text.norm(hidden), hidden))
+        return dict(zip(taps, rows, strict=True))
+
     def _scores(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.model.lm_head(hidden).float()
         return scores
@@ -199,12 +213,29 @@ def _digest(pixels: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _reader(layer: int) -> Callable[..., None]:
-    """A pre-hook that shows a layer's input to the steering of this forward, if there is one."""
+def _reader(layer: int) -> Callable[..., Any]:
+    """A pre-hook that shows a layer's input to the steering of this forward, if there is one, and
+    hands the layer what the steering leaves of it.
+    """
 
-    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         steering = kwargs.get("halu")
-        if steering is not None:
-            steering.read(layer, args[0] if args else kwargs["hidden_states"])
+        if steering is None:
+            return None
+        if args:
+            return (steering.read(layer, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": steering.read(layer, kwargs["hidden_states"])}
+
+    return hook
+
+
+def _last(layers: int) -> Callable[..., Any]:
+    """The same for what the last layer hands to the final norm."""
+
+    def hook(
+        module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        steering = kwargs.get("halu")
+        return output if steering is None else steering.read(layers, output)
 
     return hook

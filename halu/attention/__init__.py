@@ -3,18 +3,25 @@
 `grouped_attention` reads K and V once and returns, per query and head, the softmax mass of each key
 group and the partial output of each group. Plain attention is the sum of the partial outputs; a
 policy is an epilogue that weighs them by functions of the masses (design: VAR, PAI, VAF,
-ZeroTuning, AD-HH, ACT are all of that form).
+ZeroTuning, AD-HH, ACT are all of that form). `weighted_attention` is the same with the epilogue
+inside, so that an implementation need not keep the partial outputs.
 
 Letters: B batch, H query heads, G key groups, Q queries, K keys, D head width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from halu.attention.reference import grouped_reference
+from halu.attention.reference import Changes, grouped_reference, weighted_reference
 from halu.errors import BadInput, Unavailable
+
+Impl = Literal["reference"]
+Epilogue = Callable[[Tensor], Tensor | None]
+"""From masses [B, H, Q, G] to the weight of each group's output [B, H, Q, G]; none means 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,28 @@ class ScoreMap:
     up: Tensor
     down: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMap:
+    """A change key by key, after the score map: x becomes `factor` x + `bias`, and the value is
+    taken times `gain`; the masses do not see the gain.
+
+    Tensors that broadcast to [H, K] or [B, H, K]; none: 1, 0, 1. A bias of -inf hides the key.
+    """
+
+    factor: Tensor | None = None
+    bias: Tensor | None = None
+    gain: Tensor | None = None
+
+    def then(self, other: "KeyMap") -> "KeyMap":
+        """This change, then another."""
+        moved = _joined(self.bias, other.factor, torch.mul) if self.bias is not None else None
+        return KeyMap(
+            _joined(self.factor, other.factor, torch.mul),
+            _joined(moved, other.bias, torch.add),
+            _joined(self.gain, other.gain, torch.mul),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +84,8 @@ def grouped_attention(
     mask: Tensor | None = None,
     first: int | None = None,
     score_map: ScoreMap | None = None,
-    impl: Literal["reference"] = "reference",
+    key_map: KeyMap | None = None,
+    impl: Impl = "reference",
 ) -> Grouped:
     """Softmax attention split by key group.
 
@@ -70,17 +100,40 @@ def grouped_attention(
         first: for a causal prompt instead of a mask: the position of the first query among the
             keys; query i sees keys 0 to first + i.
         score_map: change of the scores by group.
+        key_map: change of the scores and values by key.
         impl: which implementation; never replaced silently.
 
     Raises:
         BadInput: if shapes disagree; the message prints what came.
         Unavailable: if `impl` does not exist here.
     """
-    _check(q, k, v, labels)
-    if impl != "reference":
-        raise Unavailable(f"No attention implementation {impl!r}.", hint="There is: reference.")
-    maps = None if score_map is None else (score_map.up, score_map.down, score_map.bias)
-    return Grouped(*grouped_reference(q, k, v, labels, groups, scale, mask, first, maps))
+    _check(q, k, v, labels, impl)
+    changes = Changes(score_map, key_map)
+    return Grouped(*grouped_reference(q, k, v, labels, groups, scale, mask, first, changes))
+
+
+def weighted_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    labels: Tensor,
+    groups: int,
+    *,
+    scale: float,
+    epilogue: Epilogue,
+    mask: Tensor | None = None,
+    first: int | None = None,
+    score_map: ScoreMap | None = None,
+    key_map: KeyMap | None = None,
+    impl: Impl = "reference",
+) -> Tensor:
+    """`merge` of `grouped_attention` under the weights that the epilogue makes of its masses [B, H,
+    Q, D]; arguments and errors as there. The epilogue sees whole batches, but maybe not all queries
+    at once.
+    """
+    _check(q, k, v, labels, impl)
+    changes = Changes(score_map, key_map)
+    return weighted_reference(q, k, v, labels, groups, scale, mask, first, changes, epilogue)
 
 
 def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:
@@ -92,7 +145,9 @@ def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:
     return (grouped.out * weights.unsqueeze(-1)).sum(-2)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, labels: Tensor) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, impl: str) -> None:
+    if impl != "reference":
+        raise Unavailable(f"No attention implementation {impl!r}.", hint="There is: reference.")
     shapes = (
         f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, labels {tuple(labels.shape)}"
     )
@@ -107,3 +162,11 @@ def _check(q: Tensor, k: Tensor, v: Tensor, labels: Tensor) -> None:
     )
     if not fits:
         raise BadInput(f"Shapes do not fit: {shapes}.")
+
+
+def _joined(
+    a: Tensor | None, b: Tensor | None, op: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return op(a, b)

@@ -1,9 +1,11 @@
-"""What a strategy may ask of attention: labels for keys, a score map, weights for groups, a factor
-for heads.
+"""What a strategy may ask of attention, layer by layer.
 
 A policy belongs to one branch of one request and may keep what it learnt from the prompt (VAR's
 sinks, VHR's heads). It knows nothing of batches, caches or models; `halu.attention.steering` calls
-it, layer by layer.
+it. In each layer the order is: `read` the layer's input, `watch` columns of the prompt, `look` at
+the newest row, then change scores and outputs.
+
+Letters: H query heads, K keys, T prompt tokens, G groups, D width.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from halu.attention import ScoreMap
+from halu.attention import KeyMap, ScoreMap
 
 Rows = Literal["all", "after_image", "last", "decode"]
 """Which prompt rows a policy acts on; every generated token's row is always included."""
@@ -25,25 +27,65 @@ class AttentionPolicy:
         rows: prompt rows whose attention is changed.
         groups: number of key groups, labels lie in [0, groups).
         generated: label of the keys of generated tokens.
-        reads_hidden: whether `read` wants the layer inputs of the prompt.
+        keyed: whether `key_map` may give something.
+        reads: in which forwards `read` sees the residual stream.
     """
 
     rows: Rows = "all"
     groups: int = 1
     generated: int = 0
-    reads_hidden: bool = False
+    keyed: bool = False
+    reads: Literal["none", "prompt", "all"] = "none"
 
-    def read(self, layer: int, hidden: Tensor) -> None:
-        """Sees the prompt's residual stream [T, D] as it enters a layer, once, before that layer's
-        attention.
+    def fork(self) -> "AttentionPolicy":
+        """The policy of another hypothesis that goes on from here: itself, unless it learns from
+        generated tokens; then a copy whose learning does not touch this one.
+        """
+        return self
+
+    def read(self, layer: int, hidden: Tensor) -> Tensor | None:
+        """Sees the residual stream [T, D] ([1, D] for a generated token) as it enters a layer, and
+        under the number of layers as it enters the final norm; a tensor takes its place.
+        """
+        return None
+
+    def watch(self, layer: int) -> Tensor | None:
+        """Indices of the prompt rows whose attention `watched` wants summed by key."""
+        return None
+
+    def watched(self, layer: int, mass: Tensor, own: Tensor) -> None:
+        """Column masses of the prompt, unchanged attention: `mass` [H, T] sums each key's
+        probability over the watched rows, `own` [H, T] is each key's probability in its own row.
         """
 
+    def looks(self, layer: int) -> bool:
+        """Whether `look` wants this layer."""
+        return False
+
+    def look(self, layer: int, x: Tensor) -> None:
+        """Sees the scaled scores [H, K] of the newest row, unchanged: the prompt's last, then each
+        generated token's.
+        """
+
+    def heard(self, scores: Tensor) -> None:
+        """Sees the branch's row of scores [V] that a forward gave, before any rule."""
+
+    def borrowed_heads(self, layer: int) -> Tensor | None:
+        """For each head [H] the one whose queries and keys it borrows, in the prompt's forward."""
+        return None
+
     def labels(self, layer: int) -> Tensor | None:
-        """Group of each prompt key [T], or none if groups play no role in this layer."""
+        """Group of each prompt key, [T] or [H, T]; none if groups play no role in this layer."""
         return None
 
     def score_map(self, layer: int) -> ScoreMap | None:
         """Change of the scores by group."""
+        return None
+
+    def key_map(self, layer: int) -> KeyMap | None:
+        """Change of scores and values of the prompt's keys, tables over [T] or [H, T]; generated
+        keys stay.
+        """
         return None
 
     def weights(self, layer: int, mass: Tensor) -> Tensor | None:
@@ -62,10 +104,15 @@ class AttentionPolicy:
         """
         return None
 
+    @property
+    def regroups(self) -> bool:
+        """Whether attention itself changes, by group or by key."""
+        return self.groups > 1 or self.keyed
+
 
 class Stacked(AttentionPolicy):
-    """Several group policies at once: each sees its own groups of the same masses, and their
-    weights multiply.
+    """Several such policies at once: each sees its own groups of the same masses; weights and
+    factors multiply, biases add.
 
     Labels are the product of the parts' labels. The parts act on the same rows, since one pass
     serves all.
@@ -74,6 +121,7 @@ class Stacked(AttentionPolicy):
     def __init__(self, parts: Sequence[AttentionPolicy]) -> None:
         self.parts = tuple(parts)
         self.rows = parts[0].rows
+        self.keyed = any(part.keyed for part in parts)
         self.groups = 1
         self.generated = 0
         for part in parts:
@@ -81,14 +129,14 @@ class Stacked(AttentionPolicy):
             self.generated = self.generated * part.groups + part.generated
 
     def labels(self, layer: int) -> Tensor | None:
-        """Mixed-radix product of the parts' labels [T]; a part that is silent in this layer counts
-        as label 0.
+        """Mixed-radix product of the parts' labels; a part that is silent in this layer counts as
+        label 0.
         """
         known = [part.labels(layer) for part in self.parts]
         some = next((table for table in known if table is not None), None)
         if some is None:
             return None
-        joint = torch.zeros_like(some)
+        joint = torch.zeros((), dtype=some.dtype, device=some.device)
         for part, table in zip(self.parts, known, strict=True):
             joint = joint * part.groups + (0 if table is None else table)
         return joint
@@ -102,6 +150,15 @@ class Stacked(AttentionPolicy):
                     *(self._spread(t, index) for t in (found.up, found.down, found.bias))
                 )
         return None
+
+    def key_map(self, layer: int) -> KeyMap | None:
+        """All parts' changes, one after another."""
+        total: KeyMap | None = None
+        for part in self.parts:
+            found = part.key_map(layer)
+            if found is not None:
+                total = found if total is None else total.then(found)
+        return total
 
     def weights(self, layer: int, mass: Tensor) -> Tensor | None:
         """Product of the parts' weights, each computed from the masses summed over the other parts'

@@ -6,58 +6,18 @@ attention.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from halu.attention import ScoreMap, grouped_attention, merge
-from halu.attention.policy import AttentionPolicy, Stacked
-from halu.attention.reference import mapped, scores, softmax
-from halu.attention.trace import Trace
+from halu.attention import KeyMap, ScoreMap, weighted_attention
+from halu.attention.policy import AttentionPolicy
+from halu.attention.reference import Changes, column_mass, members, scores, softmax
+from halu.attention.steered import Steered
 from halu.layout import Layout
 
 Plain = Callable[[Tensor], Tensor]
 """The host's attention for these rows of the batch: indices [n] -> outputs [n, H, Q, D]."""
-
-
-@dataclass(slots=True)
-class Steered:
-    """One branch's steering for as long as it lives: its policies, its prompt, and what is recorded
-    of it.
-    """
-
-    layout: Layout
-    policies: tuple[AttentionPolicy, ...] = ()
-    trace: Trace | None = None
-    grouping: AttentionPolicy | None = field(init=False)
-    _tables: dict[int, Tensor | None] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        parts = [policy for policy in self.policies if policy.groups > 1]
-        self.grouping = Stacked(parts) if len(parts) > 1 else (parts[0] if parts else None)
-
-    @property
-    def active(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self.policies) or self.trace is not None
-
-    def labels(self, layer: int, keys: int, device: torch.device) -> Tensor | None:
-        """Group of each key [keys]: the prompt's labels, then the generated tokens' label; none:
-        silent.
-        """
-        if self.grouping is None:
-            return None
-        table = self._tables.get(layer)
-        if layer not in self._tables or (table is not None and table.shape[0] < keys):
-            prompt = self.grouping.labels(layer)
-            if prompt is not None:
-                table = torch.full(
-                    (keys + 256,), self.grouping.generated, dtype=torch.int64, device=device
-                )
-                table[: self.layout.length] = prompt.to(device)
-            self._tables[layer] = table
-        return None if table is None else table[:keys]
 
 
 class Steering:
@@ -84,14 +44,21 @@ class Steering:
         self.pads = pads or [0] * len(rows)
         self.prefill = prefill
 
-    def read(self, layer: int, hidden: Tensor) -> None:
-        """Shows the layer inputs [B, T, D] of the prompts to the policies that ask for them."""
-        if not self.prefill:
-            return
+    def read(self, layer: int, hidden: Tensor) -> Tensor:
+        """Shows the residual streams [B, T, D] that enter a layer to the policies that ask for
+        them; returns them as the policies leave them.
+        """
         for index, row in enumerate(self.rows):
+            span = self._span(index) if self.prefill else slice(None)
             for policy in row.policies:
-                if policy.reads_hidden:
-                    policy.read(layer, hidden[index, self._span(index)])
+                if policy.reads == "all" or (policy.reads == "prompt" and self.prefill):
+                    found = policy.read(layer, hidden[index, span])
+                    if found is not None:
+                        hidden = hidden.clone()
+                        hidden[index, span] = found
+            if layer in row.taps:
+                row.tapped[layer] = hidden[index, span][-1]
+        return hidden
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
@@ -123,64 +90,55 @@ class Steering:
             if row.active:
                 span, one = self._span(index), slice(index, index + 1)
                 mine = out[one, :, span]
-                out[one, :, span] = self._prompt(
+                out[one, :, span] = _prompt(
                     layer, row, q[one, :, span], k[one, :, span], v[one, :, span], scale, mine
                 )
-        return out
-
-    def _prompt(
-        self, layer: int, row: Steered, q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor
-    ) -> Tensor:
-        keys = k.shape[2]
-        first = _first_row(row.grouping, row.layout) if row.grouping else keys
-        labels = row.labels(layer, keys, k.device) if first < keys else None
-        out = out.clone()
-        if labels is not None:
-            out[:, :, first:] = _mixed(
-                layer, [row], q[:, :, first:], k, v, labels[None], scale, first=first
-            ).to(out.dtype)
-        for policy in row.policies:
-            factor = policy.head_scale(layer, out[0, :, -1].to(torch.float32, copy=True))
-            if factor is not None:
-                rows = slice(_first_row(policy, row.layout), None)
-                out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
-        if row.trace is not None:
-            _look(layer, row, q[:, :, -1:], k, labels, scale)
         return out
 
     def _tokens(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
     ) -> Tensor:
-        keys = k.shape[2]
-        tables = [
-            row.labels(layer, keys - pad, k.device)
-            for row, pad in zip(self.rows, self.pads, strict=True)
-        ]
-        mixed = [index for index, table in enumerate(tables) if table is not None]
-        rest = [index for index, table in enumerate(tables) if table is None]
+        for index, row in enumerate(self.rows):
+            one = slice(index, index + 1)
+            row.look(layer, q[one], k[one, :, self._span(index)], scale)
+        changed = [index for index, row in enumerate(self.rows) if row.changes(layer)]
+        rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
         if rest:
             others = torch.tensor(rest, device=q.device)
             out[others] = plain(others)
-        if mixed:
-            rows = [self.rows[index] for index in mixed]
-            labels = torch.stack([_padded(tables[i], keys) for i in mixed])
-            every = len(mixed) == len(self.rows)
-            pick = slice(None) if every else torch.tensor(mixed, device=q.device)
-            out[pick] = _mixed(
-                layer, rows, q[pick], k[pick], v[pick], labels, scale, self._mask(mixed, k)
-            ).to(q.dtype)
+        if changed:
+            every = not rest
+            pick = slice(None) if every else torch.tensor(changed, device=q.device)
+            out[pick] = self._mixed(layer, changed, q[pick], k[pick], v[pick], scale).to(q.dtype)
         for index, row in enumerate(self.rows):
             for policy in row.policies:
                 factor = policy.head_scale(layer, None)
                 if factor is not None:
                     out[index] *= factor.to(out)[:, None, None]
             if row.trace is not None:
-                one, span = slice(index, index + 1), self._span(index)
-                table = tables[index]
-                own = None if table is None else table[: self.lengths[index]]
-                _look(layer, row, q[one], k[one, :, span], own, scale)
+                one = slice(index, index + 1)
+                keys = k[one, :, self._span(index)]
+                _trace(layer, row, q[one], keys, scale, row.changes(layer))
         return out
+
+    def _mixed(
+        self, layer: int, index: list[int], q: Tensor, k: Tensor, v: Tensor, scale: float
+    ) -> Tensor:
+        keys = k.shape[2]
+        rows = [self.rows[i] for i in index]
+        own = [keys - self.pads[i] for i in index]
+        labels = [row.labels(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
+        maps = [row.key_map(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
+        return _weighted(
+            layer,
+            rows,
+            (q, k, v),
+            _stacked(labels, q.shape[1], keys, 0),
+            scale,
+            mask=self._mask(index, k),
+            key_map=_stacked_keys(maps, q.shape[1], keys),
+        )
 
     def _mask(self, rows: list[int], k: Tensor) -> Tensor | None:
         keys = k.shape[2]
@@ -194,6 +152,52 @@ class Steering:
         ]  # [B, 1, 1, K]
 
 
+def _prompt(
+    layer: int, row: Steered, q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor
+) -> Tensor:
+    """One prompt's outputs [1, H, T, D], from what the host's attention gives."""
+    keys = k.shape[2]
+    _watch(layer, row, q, k, scale)
+    row.look(layer, q[:, :, -1:], k, scale)
+    out = out.clone()
+    heads = next((h for p in row.policies if (h := p.borrowed_heads(layer)) is not None), None)
+    if heads is not None:
+        q, k, v = _borrowed(heads, q, k, v)
+    first = 0 if heads is not None else keys
+    if row.regrouping is not None and row.changes(layer):
+        first = min(first, _first_row(row.regrouping, row.layout))
+    if first < keys:
+        labels = row.labels(layer, keys, k.device)
+        key_map = row.key_map(layer, keys, k.device)
+        found = _weighted(
+            layer, [row], (q[:, :, first:], k, v), labels[None], scale, first=first, key_map=key_map
+        )
+        out[:, :, first:] = found.to(out.dtype)
+    for policy in row.policies:
+        factor = policy.head_scale(layer, out[0, :, -1].to(torch.float32, copy=True))
+        if factor is not None:
+            rows = slice(_first_row(policy, row.layout), None)
+            out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
+    if row.trace is not None:
+        _trace(layer, row, q[:, :, -1:], k, scale, first < keys)
+    return out
+
+
+def _watch(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float) -> None:
+    for policy in row.policies:
+        rows = policy.watch(layer)
+        if rows is not None:
+            mass, own = column_mass(q, k, rows.to(q.device), scale)
+            policy.watched(layer, mass[0], own[0])
+
+
+def _borrowed(heads: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys [1, H, T, D] of other heads, each head's own values."""
+    share = q.shape[1] // k.shape[1]
+    heads = heads.to(q.device)
+    return q[:, heads], k[:, heads // share], v.repeat_interleave(share, 1)
+
+
 def _first_row(policy: AttentionPolicy, layout: Layout) -> int:
     after = max((span.stop for span in layout.images), default=0)
     return {"all": 0, "after_image": after, "last": layout.length - 1, "decode": layout.length}[
@@ -201,46 +205,40 @@ def _first_row(policy: AttentionPolicy, layout: Layout) -> int:
     ]
 
 
-def _padded(table: Tensor | None, keys: int) -> Tensor:
-    assert table is not None
-    missing = keys - table.shape[0]
-    return table if missing == 0 else torch.cat([table.new_zeros(missing), table])
-
-
-def _mixed(
+def _weighted(
     layer: int,
     rows: Sequence[Steered],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: tuple[Tensor, Tensor, Tensor],
     labels: Tensor,
     scale: float,
+    *,
     mask: Tensor | None = None,
     first: int | None = None,
+    key_map: KeyMap | None = None,
 ) -> Tensor:
-    groups = max(row.grouping.groups for row in rows if row.grouping is not None)
-    maps = _stacked_maps(layer, rows, groups, q)
-    grouped = grouped_attention(
-        q, k, v, labels, groups, scale=scale, mask=mask, first=first, score_map=maps
+    groups = max(row.groups for row in rows)
+
+    def epilogue(mass: Tensor) -> Tensor | None:
+        weights = [row.weights(layer, mass[i]) for i, row in enumerate(rows)]
+        if all(w is None for w in weights):
+            return None
+        return torch.stack([torch.ones_like(mass[0]) if w is None else w for w in weights])
+
+    return weighted_attention(
+        *qkv,
+        labels,
+        groups,
+        scale=scale,
+        epilogue=epilogue,
+        mask=mask,
+        first=first,
+        score_map=_stacked_maps(layer, rows, groups, qkv[0]),
+        key_map=key_map,
     )
-    weights = [_weights(layer, row, grouped.mass[i]) for i, row in enumerate(rows)]
-    if all(w is None for w in weights):
-        return merge(grouped)
-    ones = torch.ones_like(grouped.mass[0])
-    return merge(grouped, torch.stack([ones if w is None else w for w in weights]))
-
-
-def _weights(layer: int, row: Steered, mass: Tensor) -> Tensor | None:
-    assert row.grouping is not None
-    groups = row.grouping.groups
-    found = row.grouping.weights(layer, mass[..., :groups])
-    if found is None or groups == mass.shape[-1]:
-        return found
-    return torch.nn.functional.pad(found, (0, mass.shape[-1] - groups), value=1.0)
 
 
 def _stacked_maps(layer: int, rows: Sequence[Steered], groups: int, q: Tensor) -> ScoreMap | None:
-    found = [row.grouping.score_map(layer) if row.grouping else None for row in rows]
+    found = [row.score_map(layer) for row in rows]
     if all(m is None for m in found):
         return None
     neutral = (1.0, 1.0, 0.0)
@@ -256,21 +254,52 @@ def _stacked_maps(layer: int, rows: Sequence[Steered], groups: int, q: Tensor) -
     return ScoreMap(table(0), table(1), table(2))
 
 
-def _look(
-    layer: int, row: Steered, q: Tensor, k: Tensor, labels: Tensor | None, scale: float
-) -> None:
-    """Records where one query row looked, as its policy left it."""
+def _stacked_keys(maps: Sequence[KeyMap | None], heads: int, keys: int) -> KeyMap | None:
+    if all(m is None for m in maps):
+        return None
+
+    def tables(parts: Sequence[Tensor | None], neutral: float) -> Tensor | None:
+        some = next((part for part in parts if part is not None), None)
+        if some is None:
+            return None
+        filled = [some.new_full((1,), neutral) if part is None else part for part in parts]
+        return _stacked(filled, heads, keys, neutral)
+
+    return KeyMap(
+        tables([m.factor if m else None for m in maps], 1.0),
+        tables([m.bias if m else None for m in maps], 0.0),
+        tables([m.gain if m else None for m in maps], 1.0),
+    )
+
+
+def _stacked(parts: Sequence[Tensor], heads: int, keys: int, neutral: float) -> Tensor:
+    """Tables over keys, [K'] or [H, K'] with K' of the row's own keys, padded on the left to `keys`
+    and stacked: [n, K], or [n, H, K] if any is by head.
+    """
+    padded = [
+        part.expand(*part.shape[:-1], keys)
+        if part.shape[-1] == 1
+        else torch.nn.functional.pad(part, (keys - part.shape[-1], 0), value=neutral)
+        for part in parts
+    ]
+    if any(part.dim() == 2 for part in padded):
+        padded = [part.expand(heads, keys) for part in padded]
+    return torch.stack(padded)
+
+
+def _trace(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float, changed: bool) -> None:
+    """Records where one query row looked, as its policies left it."""
     assert row.trace is not None
+    keys = k.shape[2]
     x = scores(q, k, scale)
-    if labels is None or row.grouping is None:
+    if not changed:
         row.trace.add(softmax(x, None)[0][0, :, 0])
         return
-    found = row.grouping.score_map(layer)
-    if found is not None:
-        x = mapped(x, labels[None], (found.up, found.down, found.bias))
-    p = softmax(x, None)[0]  # [1, H, 1, K]
-    member = torch.nn.functional.one_hot(labels, row.grouping.groups).to(p)
-    weights = row.grouping.weights(layer, (p @ member)[0])
+    labels = row.labels(layer, keys, k.device)[None]
+    changes = Changes(row.score_map(layer), row.key_map(layer, keys, k.device))
+    p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
+    member = members(labels, row.groups)
+    weights = row.weights(layer, (p @ member.transpose(-1, -2))[0])
     if weights is not None:
-        p = p * (weights @ member.T)
+        p = p * (weights @ member)
     row.trace.add(p[0, :, 0])

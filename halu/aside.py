@@ -1,0 +1,45 @@
+"""What a strategy may run beside its request's own decoding: one branch, read once or followed
+greedily, its memory given up afterwards.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from halu.adapters import Adapter
+from halu.adapters.cache import RowCache
+from halu.attention.policy import AttentionPolicy
+from halu.attention.steered import Steered
+from halu.prompt import Prompt
+from halu.strategy import Said
+
+
+def rows(
+    adapter: Adapter, prompt: Prompt, policies: Sequence[AttentionPolicy] = ()
+) -> Iterator[Tensor]:
+    """Rows of scores [V], greedily on and on; each is computed when it is asked for."""
+    cache = RowCache(adapter.facts.layers)
+    steered = [Steered(prompt.layout, tuple(policies))]
+    row = adapter.runner.read([prompt], steered, cache)[0]
+    length, position = len(prompt.ids), prompt.next_position
+    while True:
+        steered[0].heard(row)
+        yield row
+        token = int(row.argmax())
+        row = adapter.runner.step([token], [length], [position], steered, cache)[0]
+        length, position = length + 1, position + 1
+
+
+def say(
+    adapter: Adapter, prompt: Prompt, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
+) -> Said:
+    """The greedy continuation of a prompt, its end token included."""
+    found: list[Tensor] = []
+    for row in rows(adapter, prompt, policies):
+        found.append(row)
+        if int(row.argmax()) in adapter.ends or len(found) >= max_new_tokens:
+            break
+    tokens = tuple(int(row.argmax()) for row in found)
+    text: str = adapter.tokenizer.decode(tokens, skip_special_tokens=True)
+    return Said(tokens, torch.stack(found), text.strip())

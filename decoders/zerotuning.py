@@ -4,9 +4,10 @@ Han et al., arXiv:2505.11739 (text models). With a the first token's mass in a r
 gamma p_0 / (1 + (gamma - 1) a), every other p_j becomes p_j / (1 + (gamma - 1) a); the same as ln
 gamma added to its score. All rows, in the chosen layers and heads. The first token is a sink that
 nobody means to read, so gamma < 1 frees attention for everything else, the picture included. The
-authors profile heads and find gamma on labelled data (or by the answer's entropy): 0.3 for yes/no
-reading questions, our default, 4 for sentiment; nobody has published values for pictures, so tune
-it. As the released code (FeijiangHan/ZeroTuning) a run has one gamma and may scale a range of keys.
+authors profile heads (here: `halu calibrate MODEL zerotuning`, then `pairs`) and find gamma on
+labelled data or by the answer's entropy: 0.3 for yes/no reading questions, our default, 4 for
+sentiment; nobody has published values for pictures, so tune it. As in the released code
+(FeijiangHan/ZeroTuning) a run has one gamma and may scale a range of keys.
 Not reproduced: position 0 under left padding, which is a pad; the broken call and its import.
 """
 
@@ -21,6 +22,7 @@ from halu.errors import BadInput
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 Index = Annotated[int, Field(ge=0, lt=1000)]
+Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
 
 
 @strategies.register("zerotuning")
@@ -44,6 +46,12 @@ class ZeroTuning(Strategy):
         heads: tuple[Index, ...] | None = Field(
             None, min_length=1, max_length=1000, description="Heads that take part; none: all."
         )
+        pairs: tuple[Pair, ...] | None = Field(
+            None,
+            min_length=1,
+            max_length=10000,
+            description="Single heads as pairs of layer and head, among those above; none: all.",
+        )
         key: int = Field(0, ge=0, le=2**20, description="First scaled token of the prompt.")
         keys: int = Field(1, ge=1, le=2**20, description="How many tokens are scaled.")
 
@@ -51,9 +59,12 @@ class ZeroTuning(Strategy):
         """The main branch, its first token scaled."""
         p = self.params
         length = ctx.main.prompt.layout.length
+        pairs = p.pairs or ((0, 0),)
         for name, most, limit in (
             ("layers", max(p.layers or (0,)), ctx.model.layers),
             ("heads", max(p.heads or (0,)), ctx.model.heads),
+            ("pairs", max(layer for layer, _ in pairs), ctx.model.layers),
+            ("pairs", max(head for _, head in pairs), ctx.model.heads),
             ("key", p.key, length),
             ("keys", p.key + p.keys - 1, length),
         ):
@@ -62,29 +73,40 @@ class ZeroTuning(Strategy):
                     f"Parameter {name}={getattr(p, name)} is out of range, there are {limit}.",
                     param=f"params.{name}",
                 )
-        every = range(ctx.model.heads)
-        scaled = torch.tensor([p.heads is None or head in p.heads for head in every])
+        scaled = torch.tensor(
+            [
+                [_takes_part(p, layer, head) for head in range(ctx.model.heads)]
+                for layer in range(ctx.model.layers)
+            ]
+        )
         return Plan(ctx.main, policies=(lambda prompt: Scale(prompt.layout.length, p, scaled),))
 
 
+def _takes_part(p: ZeroTuning.Params, layer: int, head: int) -> bool:
+    return (
+        (p.layers is None or layer in p.layers)
+        and (p.heads is None or head in p.heads)
+        and (p.pairs is None or (layer, head) in p.pairs)
+    )
+
+
 class Scale(AttentionPolicy):
-    """Groups: 0 the others, 1 the first token; `heads` [H] says which heads take part."""
+    """Groups: 0 the others, 1 the first token; `scaled` [L, H] says which heads take part."""
 
     groups = 2
 
-    def __init__(self, length: int, params: ZeroTuning.Params, heads: Tensor) -> None:
-        self.params = params
-        self.heads = heads
+    def __init__(self, length: int, params: ZeroTuning.Params, scaled: Tensor) -> None:
+        self.gamma = params.gamma
+        self.scaled = scaled
         self._labels = torch.zeros(length, dtype=torch.int64)
         self._labels[params.key : params.key + params.keys] = 1
 
     def labels(self, layer: int) -> Tensor | None:
         """None in layers that do not take part."""
-        layers = self.params.layers
-        return self._labels if layers is None or layer in layers else None
+        return self._labels if bool(self.scaled[layer].any()) else None
 
     def weights(self, layer: int, mass: Tensor) -> Tensor:
         """Closed form on masses [H, Q, 2]."""
-        gamma = torch.where(self.heads.to(mass.device), self.params.gamma, 1.0)[:, None]
+        gamma = torch.where(self.scaled[layer].to(mass.device), self.gamma, 1.0)[:, None]
         rest = 1 / (1 + (gamma - 1) * mass[..., 1])
         return torch.stack([rest, gamma * rest], -1)

@@ -4,9 +4,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from halu.catalogue import available
 
@@ -26,6 +23,9 @@ def list_(
     if not entries:
         print(f"No {kind} are installed.")
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for column in ("name", "kind", "summary", "paper"):
         if any(column in entry for entry in entries):
@@ -54,6 +54,10 @@ def doctor(
     if as_json:
         print(json.dumps([check.model_dump() for check in checks], indent=2))
         return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found"):
         table.add_column(column)

@@ -42,6 +42,42 @@ def test_ask_prints_the_answer_and_nothing_else(halu: Any, scene: Path) -> None:
     assert out.strip().rstrip(".") in {"Yes", "No"}
 
 
+ASK_AND_TELL = """
+import gc, json, sys
+from halu.cli import main
+try:
+    main()
+except SystemExit as ended:
+    code = ended.code
+told = {"code": code, "modules": [*sys.modules], "frozen": gc.get_freeze_count()}
+print(json.dumps({**told, "collects": gc.isenabled(), "left": len(gc.get_objects())}))
+"""
+# What no part of answering a question needs, though other commands do.
+NEEDLESS = {"matplotlib", "nltk", "open_clip", "rich", "fastapi", "halu.eval", "halu.scenes"}
+
+
+def asked_alone(*args: object) -> dict[str, Any]:
+    """What an interpreter has loaded after `halu ask ARGS`."""
+    command = [sys.executable, "-c", ASK_AND_TELL, "ask", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def test_ask_loads_what_it_needs_and_does_not_search_it_for_garbage(scene: Path) -> None:
+    told = asked_alone(scene, "Is there a dog in the image?")
+    assert told["code"] == 0
+    assert not NEEDLESS.intersection(told["modules"])
+    assert told["collects"]
+    assert told["frozen"] > 5 * told["left"]
+
+
+def test_a_wrong_picture_is_refused_before_torch_is_loaded() -> None:
+    told = asked_alone("nowhere.png", "Hi")
+    assert told["code"] == 2
+    assert "torch" not in told["modules"]
+
+
 def test_ask_as_json_is_one_document_with_the_strategy_as_resolved(halu: Any, scene: Path) -> None:
     code, out, _ = halu("ask", scene, "Describe it.", "-s", "vcd", "-p", "alpha=0.5", "--json")
     answer = json.loads(out)

@@ -1,11 +1,33 @@
-"""Models for commands: loaded without transformers' own progress bars on the terminal."""
+"""Models for commands: the engine is imported when a command needs it, and nothing is printed."""
 
-from halu.engine import VLM, load
+import gc
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from halu.engine import VLM
 
 
-def load_quietly(model: str, *, device: str | None = None, backend: str = "hf") -> VLM:
-    """`halu.load`, with nothing printed."""
-    from halu.adapters.loading import without_progress_bars
+def load_quietly(model: str, *, device: str | None = None, backend: str = "hf") -> "VLM":
+    """`halu.load`, without transformers' own progress bars on the terminal."""
+    return _load()(model, device=device, backend=backend)
 
+
+@cache
+def _load() -> Callable[..., "VLM"]:
+    """`halu.load`, ready to be called.
+
+    What torch and transformers define stays until the process ends. Left alone, the garbage
+    collector would go through it hundreds of times while it grows and again at exit, which takes
+    longer than to load a small model and to answer.
+    """
+    gc.disable()
+    try:
+        from halu.adapters.loading import without_progress_bars
+        from halu.engine import load
+    finally:
+        gc.freeze()
+        gc.enable()
     without_progress_bars()
-    return load(model, device=device, backend=backend)
+    return load

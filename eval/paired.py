@@ -28,7 +28,7 @@ class Table:
 
     def counts(self) -> NDArray[np.float64]:
         """Add up counts by image: [strategies, images, k]."""
-        return np.array([_by_image(self.benchmark, rows) for rows in self.arms.values()])
+        return np.array([tallies(self.benchmark, rows) for rows in self.arms.values()])
 
 
 def group(record: Manifest, rows: Sequence[Row]) -> list[Table]:
@@ -61,7 +61,7 @@ def _table(
     return Table(benchmark, split, ids, {answers[0].arm: answers for answers in rows if answers})
 
 
-def _by_image(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:
+def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:
     """List the counts of each image in turn; an answer without an image stands alone."""
     images: dict[str, list[Mapping[str, int]]] = {}
     for row in rows:

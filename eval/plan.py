@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ FORMAT = 1
 """Of the files in a run's folder; raised when an older halu could not read them."""
 
 BASELINE = "greedy"
+Half = Literal["tuning", "held-out"]
+
 _DISTRIBUTIONS = ("halu", "torch", "transformers", "tokenizers", "numpy", "pillow")
 _FREE = frozenset({"command", "data", "batch_size"})
 """Fields of a manifest that cannot change an answer."""
@@ -53,6 +55,7 @@ class Plan(Record):
     max_new_tokens: int | None = Field(None, ge=1, description="None takes the benchmark's own.")
     temperature: float | None = Field(None, ge=0, le=5)
     suffix: str | None = Field(None, description="After each question; none means the benchmark's.")
+    half: Half | None = Field(None, description="Only samples of this half of the pictures.")
     backend: str = "hf"
     command: str = ""
 
@@ -93,6 +96,12 @@ class Manifest(Record):
     batch_size: int
     command: str
     versions: dict[str, str]
+
+
+def half_of(sample: Sample) -> Half:
+    """Tell to which half of the pictures a sample belongs; all questions about one go together."""
+    first = hashlib.sha256((sample.image or sample.id).encode()).digest()[0]
+    return "tuning" if first % 2 else "held-out"
 
 
 def suite(benchmark: Benchmark, samples: Sequence[Sample], plan: Plan) -> Suite:

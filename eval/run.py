@@ -15,9 +15,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from halu.errors import Failed
+from halu.errors import BadInput, Failed
 from halu.eval.benchmark import Benchmark, Sample, benchmarks
-from halu.eval.plan import BASELINE, Arm, Plan, manifest, suite
+from halu.eval.plan import BASELINE, Arm, Plan, half_of, manifest, suite
 from halu.eval.store import Key, Row, Store
 from halu.types import Answer, Generate, Request, Sampling, question
 
@@ -68,7 +68,7 @@ def run(
         BadInput: before any question is asked, if data or folder cannot be used.
     """
     chosen = [benchmarks.get(name) for name in dict.fromkeys(plan.benchmarks)]
-    work = [(b, b.samples(plan.data, plan.limit, plan.seed, plan.splits)) for b in chosen]
+    work = [(b, samples_of(b, plan)) for b in chosen]
     record = manifest(plan, [suite(benchmark, samples, plan) for benchmark, samples in work])
     total = sum(len(samples) for _, samples in work) * len(plan.arms())
     with Store.open(out, record, resume) as store:
@@ -79,6 +79,31 @@ def run(
                 store.append(_answered(batch, plan, generate, memory or process_peak))
                 if progress:
                     progress(Progress(len(store.done), total, benchmark.name, batch.arm.label))
+
+
+def samples_of(benchmark: Benchmark, plan: Plan) -> list[Sample]:
+    """List a benchmark's samples in a run.
+
+    Raises:
+        BadInput: if none is left.
+    """
+    found = benchmark.samples(plan.data, plan.limit, plan.seed, plan.splits)
+    if plan.half is not None:
+        found = [sample for sample in found if half_of(sample) == plan.half]
+    if not found:
+        raise BadInput(f"Benchmark {benchmark.name!r} has no such samples.")
+    return found
+
+
+def rows_of(
+    benchmark: Benchmark, samples: Sequence[Sample], arm: Arm, plan: Plan, generate: Generate
+) -> list[Row]:
+    """Answer and score samples under one strategy, and keep nothing."""
+    found: list[Row] = []
+    for start in range(0, len(samples), plan.batch_size):
+        some = tuple(samples[start : start + plan.batch_size])
+        found += _answered(Batch(benchmark, arm, some, False), plan, generate, process_peak)
+    return found
 
 
 def process_peak() -> float | None:

@@ -33,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine's user has calibrated plays no part."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HALU_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def poisoned_memory() -> Iterator[None]:
     """Memory that library code allocates without filling it comes back full of NaN, so that a
     forgotten corner shows.
@@ -89,3 +97,19 @@ def picture() -> Callable[..., Image.Image]:
         return Image.fromarray((blocks + noise).clip(0, 255).astype(np.uint8))
 
     return made
+
+
+@pytest.fixture
+def halu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `halu ARGS` in this process: (exit code, stdout, stderr)."""
+
+    from halu.cli import main
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["halu", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run

@@ -11,7 +11,6 @@ from torch import Tensor
 from halu import calibration
 from halu.attention.steered import Steered
 from halu.calibration import influence, labelled, profile, sinks, store
-from halu.cli import main
 from halu.constants import hallucination_heads
 from halu.constants import sinks as known_sinks
 from halu.engine import VLM, load
@@ -167,14 +166,7 @@ def test_a_users_pictures_with_coco_annotations(tmp_path: Path, tiny: VLM) -> No
         labelled.annotated(tmp_path / "else", instances, 3)
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def halu(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["halu", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
+def test_the_command(halu: Any) -> None:
     code, out, err = halu("calibrate", "tiny-llava", "var", "--n", "4", "--json")
     assert code == 0
     found = json.loads(out)

@@ -81,7 +81,7 @@ def annotated(folder: Path, instances: Path, n: int) -> list[Known]:
     from halu.eval.lexicon import words_rules
 
     truth = coco_truth([instances], [], words_rules())
-    found = []
+    found: list[Known] = []
     for path in files(folder, 10**9):
         digits = path.stem.rpartition("_")[2]
         if digits.isdigit() and int(digits) in truth and len(found) < n:

@@ -1,4 +1,4 @@
-"""`halu bench` and `halu report`: strategies side by side on the same samples."""
+"""`halu bench`, `halu tune` and `halu report`: strategies side by side on the same samples."""
 
 import shlex
 import sys
@@ -82,6 +82,70 @@ def _check(arms: list[tuple[str, dict[str, Any]]]) -> None:
         choose(Request(messages=question(""), strategy=name, params=params))
 
 
+def tune(
+    strategy: Annotated[
+        str, typer.Argument(help="Strategy, with parameters that stay as NAME:KEY=VALUE.")
+    ],
+    benchmark: Annotated[str, typer.Option("--benchmark", help="See `halu list benchmarks`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for trials and report.")],
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="Name, folder or hub id.")
+    ] = "tiny-llava",
+    param: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--param", help="Only these: KEY or KEY=LOW..HIGH; default: all."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Default: the benchmark's first, mean of its splits.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Points to try.")] = 30,
+    limit: Annotated[int | None, typer.Option(help="Samples of each split.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's files.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Requests in one forward.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seeds samples, views and the search.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped search.")] = False,
+) -> None:
+    """Search a strategy's parameters on tuning pictures, then measure the best on held-out ones.
+
+    Example: halu tune vcd -m tiny-llava --benchmark pope-scenes -p alpha=0..2 -o runs/tuned
+    """
+    plan_of, _, show = _evaluation()
+    from halu.eval import ranges
+    from halu.eval.tune import HELD_OUT, Search
+    from halu.eval.tune import tune as search
+    from halu.strategy import strategies
+
+    name, fixed = strategy_with_parameters(strategy)
+    chosen = strategies.get(name)
+    defaults = chosen.configured(fixed).params.model_dump()
+    plan = checked(
+        plan_of,
+        {
+            "model": model,
+            "benchmarks": [benchmark],
+            "strategies": [{"strategy": name, "params": fixed}],
+            "data": data,
+            "limit": limit,
+            "seed": seed,
+            "batch_size": batch_size,
+            "command": shlex.join(["halu", *sys.argv[1:]]),
+        },
+        "option",
+    )
+    wanted = Search(plan, ranges.chosen(chosen, fixed, param or []), defaults, metric, trials)
+    from halu.cli.models import load_quietly
+
+    vlm = load_quietly(model, device=device)
+    with Bar() as bar:
+        found = search(wanted, vlm.generate_each, out, resume=resume, progress=bar.of_run)
+    options = " ".join(f"-p {key}={value}" for key, value in found.chosen.items())
+    print(f"Best {found.metric} of {len(found.trials)} points on {found.samples} tuning samples:")
+    print(f"  {options}")
+    print("On held-out samples:")
+    show(out / HELD_OUT)
+
+
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Make tables and the page of a run again from its stored rows.
 
@@ -112,4 +176,5 @@ def _evaluation() -> tuple[Any, Any, Callable[[Path], None]]:
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(bench)
+    app.command()(tune)
     app.command()(report)

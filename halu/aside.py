@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
+from halu.adapters.adapter import check_pixels
 from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
@@ -19,6 +20,7 @@ def rows(
     adapter: Adapter, prompt: Prompt, policies: Sequence[AttentionPolicy] = ()
 ) -> Iterator[Tensor]:
     """Rows of scores [V], greedily on and on; each is computed when it is asked for."""
+    check_pixels(prompt)
     cache = RowCache(adapter.facts.layers)
     steered = [Steered(prompt.layout, tuple(policies))]
     row = adapter.runner.read([prompt], steered, cache)[0]

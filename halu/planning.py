@@ -55,7 +55,8 @@ class RequestContext:
         pixels: PixelView | None = None,
         messages: tuple[Message, ...] | None = None,
         blind: bool = False,
-        words: str | None = None,
+        words: str | Sequence[str] | None = None,
+        opened: bool = False,
         steered: bool = True,
         policies: tuple[PolicyMaker, ...] = (),
     ) -> Branch:
@@ -64,7 +65,7 @@ class RequestContext:
         """
         prompt = self.main.prompt if messages is None else self.encode(messages)
         if blind or words is not None:
-            prompt = self.adapter.without_images(prompt, words or "")
+            prompt = self.adapter.without_images(prompt, words or "", opened=opened)
         if image is not None:
             prompt = self.adapter.with_images(
                 prompt, tuple(image(picture) for picture in prompt.images)

@@ -55,13 +55,18 @@ def towards(branch: str, alpha: float) -> Term:
     return lambda step: alpha * step.rows[branch]
 
 
-def plausible(beta: float) -> tuple[Keep, ...]:
-    """Keep tokens with p >= beta max p under the main row (Li et al., arXiv 2210.15097); beta 0
-    keeps all.
+def plausible(beta: float, least: int = 1) -> tuple[Keep, ...]:
+    """Keep tokens with p >= beta max p under the main row (Li et al., arXiv 2210.15097), but never
+    fewer than the `least` most likely; beta 0 keeps all.
     """
     if beta == 0:
         return ()
-    return (lambda step: step.main >= step.main.max() + math.log(beta),)
+
+    def keep(step: Step) -> Tensor:
+        best = step.main.topk(min(least, len(step.main))).values
+        return step.main >= torch.minimum(best[0] + math.log(beta), best[-1])
+
+    return (keep,)
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:

@@ -135,7 +135,9 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a strategy may know of the model: `name`, `family` (transformers' model type), sizes."""
+    """What a strategy may know of the model: `name`, `family` (transformers' model type), sizes,
+    and whether the output head shares the input embeddings' weights (`tied`).
+    """
 
     name: str
     family: str
@@ -143,6 +145,7 @@ class ModelFacts:
     heads: int
     kv_heads: int
     hidden: int
+    tied: bool = False
 
     @property
     def shape(self) -> tuple[str, int, int, int]:
@@ -177,7 +180,8 @@ class Context(Protocol):
         pixels: PixelView | None = None,
         messages: tuple[Message, ...] | None = None,
         blind: bool = False,
-        words: str | None = None,
+        words: str | Sequence[str] | None = None,
+        opened: bool = False,
         steered: bool = True,
         policies: tuple[PolicyMaker, ...] = (),
     ) -> Branch:
@@ -189,7 +193,8 @@ class Context(Protocol):
             pixels: view of the normalised pixels after it.
             messages: another conversation instead.
             blind: drop the pictures.
-            words: text in the place of each picture.
+            words: text in the place of each picture, the same or one for each.
+            opened: begin the words with the tokenizer's start token, if it has one.
             steered: whether the plan's attention policies act here too.
             policies: attention policies of this branch alone.
         """

@@ -16,6 +16,10 @@ from halu.types import Answer, Request
 
 PARAMS: dict[str, dict[str, Any]] = {
     "adhh": {"heads": ((0, 1), (2, 0), (3, 2)), "tau": 0.3},
+    "code": {"describe_tokens": 4},
+    "deco": {"layers": (1, 2, 3), "alpha": 2.0},
+    "dola": {"layers": (0, 1, 2, 3), "relative_top": 0.8},
+    "glc": {"weight": 0.5, "top": 5},
     "icd": {"beta": 0.8},
     "pai": {"alpha": 0.8, "beta": 0.8},
     "ritual": {"beta": 0.8},
@@ -69,7 +73,7 @@ def record(adapter: Adapter, request: Request) -> Run:
         def watched(step: Step) -> Tensor:
             row = plan.rule(step)
             rows = {name: value.clone() for name, value in step.rows.items()}
-            steps.append(Step(step.index, rows, list(step.tokens)))
+            steps.append(Step(step.index, rows, list(step.tokens), dict(step.early)))
             ruled.append(row.clone())
             return row
 

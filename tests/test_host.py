@@ -20,7 +20,7 @@ from halu.testing.random_models import FAMILIES, random_adapter
 
 NATIVE = {"qwen2_vl": (84, 56), "qwen2_5_vl": (56, 84), "qwen3_vl": (64, 96)}
 """Sizes that the image processor leaves alone: a host's strategies see what the model sees."""
-REFUSED = ("icd",)
+REFUSED = ("icd", "code")
 """Strategies that need the conversation's words, which a host does not tell."""
 METHODS = [cls.name for cls in strategies if cls.kind != "decoding"]
 NEW = 6

@@ -30,8 +30,14 @@ from halu.types import Answer, Request
 NAMES = strategies.names()
 CHECKED = ("llava", "qwen2_5_vl")
 STEPS = 6
-BESIDE = dict.fromkeys(("beam", "greedy", "sample", "var", "adhh", "pai", "vaf"), 0) | {"vhr": 1}
+BESIDE = dict.fromkeys(("beam", "greedy", "sample", "var", "adhh", "pai", "vaf"), 0) | {
+    "vhr": 1,
+    "code": 1,
+    "glc": 2,
+}
 """Prompts that a strategy's plan may run on top of its branches."""
+SAID = {"code": 3}
+"""Tokens that it feeds to a branch of its own before decoding."""
 
 on_each = pytest.mark.parametrize("name", NAMES)
 on_two_families = pytest.mark.parametrize("family", CHECKED)
@@ -410,8 +416,9 @@ def test_it_costs_what_its_plan_says(family: str, name: str, run: Any) -> None:
     mine = run(family, name)
     branches = 1 + len(mine.plan.extra)
     beside = mine.count.prompts - 1  # prompts that planning ran, one row each
-    assert mine.count.rows == len(mine.steps) * branches + beside
-    assert mine.count.tokens == len({step.index for step in mine.steps}) - 1
+    said = mine.count.tokens - (len({step.index for step in mine.steps}) - 1)
+    assert said == SAID.get(name, 0)
+    assert mine.count.rows == len(mine.steps) * branches + beside + said
     assert mine.answer.usage.forwards == mine.count.rows
     if name in BESIDE or len(mine.plan.extra):
         assert beside == BESIDE.get(name, 0)

@@ -58,6 +58,7 @@ class Adapter(ABC):
             text.num_attention_heads,
             text.num_key_value_heads,
             text.hidden_size,
+            model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         )
         self.runner = Runner(model, self.look, self.position_axes)
 
@@ -147,7 +148,7 @@ class Adapter(ABC):
         """The same words with other pictures in the same places; a new size takes another number of
         tokens.
         """
-        _check_pixels(prompt)
+        check_pixels(prompt)
         inputs = self.processor.image_processor(images=list(images), return_tensors="pt")
         pixels = {key: inputs[key] for key in self.pixel_keys}
         ids, done = [], 0
@@ -156,23 +157,34 @@ class Adapter(ABC):
             done = span.stop
         return self._prompt([*ids, *prompt.ids[done:]], pixels, images)
 
-    def without_images(self, prompt: Prompt, words: str = "") -> Prompt:
+    def without_images(
+        self, prompt: Prompt, words: str | Sequence[str] = "", *, opened: bool = False
+    ) -> Prompt:
         """The same words with the pictures' tokens dropped, and nothing or `words` in the place of
-        each; positions close up.
+        each (a text for all, or one for each picture); positions close up.
         """
-        instead = self.tokenizer.encode(words, add_special_tokens=False) if words else []
-        starts = {span.start for span in prompt.layout.images}
+        starts = [span.start for span in prompt.layout.images]
+        texts = [words] * len(starts) if isinstance(words, str) else words
+        instead = {
+            start: self._spoken(text, opened) for start, text in zip(starts, texts, strict=True)
+        }
         ids: list[int] = []
         for place, token in enumerate(prompt.ids):
-            if place in starts:
-                ids += instead
+            ids += instead.get(place, [])
             if token not in self.placeholders:
                 ids.append(token)
         return self._prompt(ids, {}, ())
 
+    def _spoken(self, text: str, opened: bool) -> list[int]:
+        """Token ids of a text; words that would stand for a picture are left out."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        first = self.tokenizer.bos_token_id
+        ids = [first, *ids] if opened and first is not None else ids
+        return [token for token in ids if token not in self.placeholders]
+
     def with_pixels(self, prompt: Prompt, view: Callable[[Tensor], Tensor]) -> Prompt:
         """The same prompt with `view` applied to its normalised pixels [..., 3, height, width]."""
-        _check_pixels(prompt)
+        check_pixels(prompt)
         return replace(prompt, pixels=self.map_pixels(prompt.pixels, view))
 
     @property
@@ -252,7 +264,12 @@ def _turn(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": content}
 
 
-def _check_pixels(prompt: Prompt) -> None:
+def check_pixels(prompt: Prompt) -> None:
+    """Refuses a prompt whose pictures are known by their places only.
+
+    Raises:
+        Unsupported: with the reason.
+    """
     if prompt.layout.images and not prompt.pixels:
         raise Unsupported(
             "The host's generate hides this model's pictures.",

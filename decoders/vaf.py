@@ -22,7 +22,15 @@ from halu.attention import ScoreMap
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
 from halu.layout import Layout
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import (
+    Context,
+    Paper,
+    Plan,
+    Strategy,
+    StrategyParams,
+    proportional,
+    strategies,
+)
 
 Index = Annotated[int, Field(ge=0, lt=1000)]
 
@@ -84,5 +92,4 @@ class Amplify(AttentionPolicy):
 
 def middle(layers: int) -> range:
     """Layers 9 to 14 of 32, or as many and as deep in proportion."""
-    start = round(9 * layers / 32)
-    return range(start, start + max(1, round(6 * layers / 32)))
+    return proportional(layers, 9, 14)

@@ -5,6 +5,7 @@ A model is recognised by its family and sizes, so that a local copy or a fine-tu
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from halu.calibration import store
 from halu.errors import Unsupported
@@ -59,7 +60,7 @@ def sinks(model: ModelFacts) -> Sinks:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """AD-HH's hallucination heads as pairs (layer, head)."""
+    """AD-HH's hallucination heads, or those that ACT calibrates, as pairs (layer, head)."""
 
     pairs: tuple[tuple[int, ...], ...]
     source: str
@@ -112,3 +113,55 @@ def hallucination_heads(model: ModelFacts) -> Heads:
             param="strategy",
         )
     return found
+
+
+ACTList = Literal["classification", "multiple_choice"]
+_ACT = "GATECH-EIC/ACT@a267af7, models/augment_index.py, Llama-2-7B-chat"
+
+
+def _from_two(text: str) -> tuple[tuple[int, ...], ...]:
+    """Heads of layer 2, of layer 3 and so on, separated by bars."""
+    return tuple(
+        (layer, int(head))
+        for layer, heads in enumerate(text.split("|"), 2)
+        for head in heads.split()
+    )
+
+
+ACT_HEADS: dict[ACTList, Heads] = {
+    "classification": Heads(
+        _from_two(
+            "2 8 12 13 16 17 20 25|0 1 2 10 24 28|1 3 4 9 10 11 15 19 23 25 27 30|0 1 3 8 9 12 13"
+            " 14 19 22|1 11 13 15 17 18 20 21 22 25 28 31|7 8 18 24 25|0 2 5 6 7 8 26|0 6 7 10 11"
+            " 15 17 20 21 29|1 4 19 22 23 25 26 27 31|6 8 10 12 14 15 17 18 21 26 27 28|0 4 6 11"
+            " 21 24 25 27|1 4 9 21 25 26 27|0 1 4 7 9 12 13 15 19 21 24|6 9 12 17 19 21 24 25 26|"
+            "0 29|0 15 19 24 29 30|7 12 22 23|2 15 16 21 30|1 2 5 9 10 15 20 27 29|17 20 24 29|"
+            "2 3 5 6 13 15 25|5 6 16|1 3 5 13 20|17 24|9 14 19 20|2 29||2 14 15 25|2"
+        ),
+        _ACT,
+    ),
+    "multiple_choice": Heads(
+        _from_two(
+            "8 13 17 20|1|23 27 30|0 1 9 10 13 17 27|1 11 22 31||2 6|0 7 10 15 20|19 22 23 25 26|"
+            "8 10 12 14 15 17 18 26|0 6 31|8 9 21 26|0 13 15|12 21 24|31|24 30|7 17|30|15 29|20|"
+            "2 6||18 20||6 14 19|29|13|2 15||4 31"
+        ),
+        _ACT,
+    ),
+}
+
+
+def act_heads(kind: ACTList, model: ModelFacts) -> Heads:
+    """The authors' calibrated heads.
+
+    Raises:
+        Unsupported: if the model is not of the size that they were found for.
+    """
+    if (model.hidden, model.layers, model.heads) != (4096, 32, 32):
+        raise Unsupported(
+            f"ACT's published heads are Llama-2-7B's, {model.name!r} is of another size.",
+            hint=f"Find its own with: halu calibrate {model.name} act."
+            " Or pass them: -p pairs=[[LAYER,HEAD],[LAYER,HEAD]].",
+            param="params.published",
+        )
+    return ACT_HEADS[kind]

@@ -153,6 +153,14 @@ class ModelFacts:
         return self.family, self.hidden, self.layers, self.kv_heads
 
 
+def proportional(layers: int, first: int, last: int) -> range:
+    """Layers `first` to `last` of 32, counted from 0, or as many and as deep in proportion: for
+    what was published for one depth alone.
+    """
+    start = round(first * layers / 32)
+    return range(start, start + max(1, round((last - first + 1) * layers / 32)))
+
+
 class Context(Protocol):
     """What a strategy may ask while it plans one request."""
 

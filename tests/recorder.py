@@ -15,6 +15,7 @@ from halu.strategy import Plan, Step
 from halu.types import Answer, Request
 
 PARAMS: dict[str, dict[str, Any]] = {
+    "act": {"threshold": 0.04, "beta": 0.1},
     "adhh": {"heads": ((0, 1), (2, 0), (3, 2)), "tau": 0.3},
     "code": {"describe_tokens": 4},
     "deco": {"layers": (1, 2, 3), "alpha": 2.0},

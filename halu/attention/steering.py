@@ -173,8 +173,9 @@ def _prompt(
             layer, [row], (q[:, :, first:], k, v), labels[None], scale, first=first, key_map=key_map
         )
         out[:, :, first:] = found.to(out.dtype)
+    last = out[0, :, -1].to(torch.float32, copy=True)  # before any policy scales it
     for policy in row.policies:
-        factor = policy.head_scale(layer, out[0, :, -1].to(torch.float32, copy=True))
+        factor = policy.head_scale(layer, last)
         if factor is not None:
             rows = slice(_first_row(policy, row.layout), None)
             out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
@@ -263,7 +264,8 @@ def _stacked_keys(maps: Sequence[KeyMap | None], heads: int, keys: int) -> KeyMa
         if some is None:
             return None
         filled = [some.new_full((1,), neutral) if part is None else part for part in parts]
-        return _stacked(filled, heads, keys, neutral)
+        table = _stacked(filled, heads, keys, neutral)
+        return table if table.dim() == 3 else table.unsqueeze(1)  # the same in all heads
 
     return KeyMap(
         tables([m.factor if m else None for m in maps], 1.0),

@@ -5,8 +5,9 @@ the residual stream that enters layer l, without the final norm: s = log softmax
 e_l*, kept where p >= relative_top max p under f (and at least `min_keep` tokens); l* is the
 candidate farthest from f in this step. Candidates: every second layer of the lower or upper half
 (of models deeper than 40 layers the first or last 20; the lower half starts at layer 2 where input
-and output embeddings are tied), the upper half for short answers, the lower for long ones; or a
-list, of which one entry is the static variant. `alpha` weighs the contrast, 1 as published.
+and output embeddings are tied), the upper half for short answers, the lower, our default, for long
+ones; or a list, of which one entry is the static variant. `alpha` weighs the contrast, 1 as
+published.
 mode="paper": farthest by Jensen-Shannon divergence. mode="official" (voidism/DoLa, transformers up
 to 4.56): by KL(M || .) both ways, M the mean of the two, averaged over the vocabulary. The released
 code also asks for a repetition penalty of 1.2, an option of sampling here. Not reproduced: one
@@ -55,7 +56,7 @@ class DoLa(Strategy):
         layers: (
             Literal["low", "high"]
             | Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
-        ) = Field("high", description="Candidates: a half of the model, or layers by number.")
+        ) = Field("low", description="Candidates: a half of the model, or layers by number.")
         alpha: float = Field(1.0, ge=0, le=5, description="Weight of the early layer.")
         relative_top: float = Field(
             0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."

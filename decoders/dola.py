@@ -8,8 +8,8 @@ candidate farthest from f in this step. Candidates: every second layer of the lo
 and output embeddings are tied), the upper half for short answers, the lower, our default, for long
 ones; or a list, of which one entry is the static variant. `alpha` weighs the contrast, 1 as
 published.
-mode="paper": farthest by Jensen-Shannon divergence. mode="official" (voidism/DoLa, transformers up
-to 4.56): by KL(M || .) both ways, M the mean of the two, averaged over the vocabulary. The released
+mode="paper": farthest by Jensen-Shannon divergence. mode="official" (voidism/DoLa, transformers
+4.44): by KL(M || .) both ways, M the mean of the two, averaged over the vocabulary. The released
 code also asks for a repetition penalty of 1.2, an option of sampling here. Not reproduced: one
 layer for a whole batch, the first sample's cutoff for all, the mean in half precision, listed
 layers that the model does not have dropped in silence.

@@ -1,0 +1,101 @@
+"""MME: two yes/no questions about each picture, one true and one false, by task.
+
+Fu et al., 2023, arXiv:2306.13394. acc = right answers / questions, acc+ = pictures with both right
+/ pictures, score = their sum in percent, at most 200 a task. Always saying yes scores exactly 50.
+An answer is yes or no if it is just that, else if its first four characters hold "yes", then "no"
+("not", "none" and "now" are no); anything else is wrong. Tasks are splits and never pooled; papers'
+"hallucination subset" is the sum of existence, count, position and color.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from halu.eval.benchmark import Counts, Metric, Sample, Score, ratio
+from halu.eval.yesno import YesNo, readable
+
+HALLUCINATION = ("existence", "count", "position", "color")
+COUNTS = ("questions", "right", "images", "both")
+METRICS = (
+    Metric("score", "higher", "acc and acc+ in percent, added; 50 is always yes", unit="number"),
+    Metric("acc", "higher", "answers that are right", hits=("right",)),
+    Metric("acc_plus", "higher", "pictures with both answers right"),
+)
+
+
+def read_mme(text: str) -> YesNo | None:
+    """MME's own reading of an answer; None is "other"."""
+    said = text.lower()
+    if said in ("yes", "no"):
+        return "yes" if said == "yes" else "no"
+    start = said[:4]
+    return "yes" if "yes" in start else "no" if "no" in start else None
+
+
+def score_answer(text: str, label: str) -> Score:
+    """Score one answer; `value` is None when a person finds neither yes nor no."""
+    said = read_mme(text)
+    right = said == label
+    return Score(
+        parsed=said or "other",
+        value=float(right) if said is not None or readable(text) else None,
+        counts={"questions": 1, "right": int(right)},
+    )
+
+
+def tally(counts: Iterable[Mapping[str, int]]) -> list[float]:
+    """Add up the two answers about one picture."""
+    rows = list(counts)
+    right = sum(row.get("right", 0) for row in rows)
+    return [float(len(rows)), float(right), 1.0, float(right == len(rows) > 1)]
+
+
+def rates(counts: Counts) -> dict[str, NDArray[np.float64]]:
+    """Compute score, acc and acc+ from added-up counts."""
+    total = dict(zip(COUNTS, np.moveaxis(np.asarray(counts, np.float64), -1, 0), strict=True))
+    acc = ratio(total["right"], total["questions"])
+    acc_plus = ratio(total["both"], total["images"])
+    return {"score": 100 * (acc + acc_plus), "acc": acc, "acc_plus": acc_plus}
+
+
+@dataclass(frozen=True, slots=True)
+class Mme(ABC):
+    """MME's scoring; where questions and pictures come from is up to the subclass."""
+
+    name: str
+    about: str
+    builtin: bool
+    splits: tuple[str, ...] = HALLUCINATION
+    version: int = 1
+    rules: str = "mme"
+    suffix: str = ""
+    max_new_tokens: int = 16
+    metrics: tuple[Metric, ...] = METRICS
+    counts: tuple[str, ...] = COUNTS
+
+    @abstractmethod
+    def samples(
+        self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
+    ) -> list[Sample]:
+        """List the questions, at most `limit` a split, the two of a picture together."""
+
+    @abstractmethod
+    def picture(self, image: str, data: Path | None) -> Image.Image:
+        """Load or draw the picture of that id."""
+
+    def score(self, sample: Sample, text: str) -> Score:
+        """Read the answer as MME does."""
+        return score_answer(text, str(sample.label))
+
+    def tally(self, counts: Iterable[Mapping[str, int]]) -> list[float]:
+        """Add up the two answers about one picture."""
+        return tally(counts)
+
+    def rates(self, counts: Counts) -> dict[str, NDArray[np.float64]]:
+        """Compute the three metrics."""
+        return rates(counts)

@@ -16,13 +16,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from halu.attention import ScoreMap
-from halu.attention.policy import AttentionPolicy, Rows
-from halu.errors import BadInput
-from halu.layout import Layout
-from halu.rules import Additive, against, plausible
+from halu.attention.boost import Boost, layers_between
+from halu.attention.policy import Rows
+from halu.prompt import Prompt
+from halu.rules import guided
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
@@ -59,39 +57,11 @@ class PAI(Strategy):
     def plan(self, ctx: Context) -> Plan:
         """The main branch boosted, and a second branch without the picture."""
         p = self.params
-        layers = range(p.start_layer, ctx.model.layers if p.end_layer is None else p.end_layer)
-        if not layers or layers.stop > ctx.model.layers:
-            raise BadInput(
-                f"Parameters start_layer={layers.start} and end_layer={layers.stop} name no layers"
-                f" of a model of {ctx.model.layers}.",
-                param="params.start_layer",
-            )
-        guided = p.gamma > 1
-        rows: Rows = "decode" if guided and p.mode == "official" else "last"
-        policies = (lambda prompt: Boost(prompt.layout, p.alpha, layers, rows),)
-        if not guided:
-            return Plan(ctx.main, policies=policies)
-        text = ctx.branch("text_only", blind=True, steered=False)
-        rule = Additive((against("text_only", p.gamma - 1),), plausible(p.beta))
-        return Plan(ctx.main, (text,), rule, policies)
+        layers = layers_between(p.start_layer, p.end_layer, ctx.model.layers)
+        rows: Rows = "decode" if p.gamma > 1 and p.mode == "official" else "last"
 
+        def make(prompt: Prompt) -> Boost:
+            labels = torch.from_numpy(prompt.layout.is_image()).long()
+            return Boost(labels, [p.alpha], layers, rows)
 
-class Boost(AttentionPolicy):
-    """Groups: 0 text, 1 picture."""
-
-    groups = 2
-
-    def __init__(self, layout: Layout, alpha: float, layers: range, rows: Rows) -> None:
-        self.rows = rows
-        self.layers = layers
-        self._labels = torch.from_numpy(layout.is_image()).long()
-        up, down = torch.tensor([1, 1 + alpha]), torch.tensor([1, 1 - alpha])
-        self._map = ScoreMap(up, down, torch.zeros(2))
-
-    def labels(self, layer: int) -> Tensor | None:
-        """None outside the boosted layers."""
-        return self._labels if layer in self.layers else None
-
-    def score_map(self, layer: int) -> ScoreMap:
-        """x + alpha |x| on the picture."""
-        return self._map
+        return guided(Plan(ctx.main, policies=(make,)), ctx, p.gamma, p.beta)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
+from halu.adapters.adapter import check_pixels
 from halu.adapters.cache import RowCache
 from halu.adapters.loading import adapter_class
+from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.errors import BadInput, Unsupported
@@ -104,9 +106,18 @@ class Sequences:
         self.cache = RowCache(adapter.facts.layers)
         self.scores: Tensor | None = None
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether something here belongs to one sequence and would stay when sequences move."""
+        policies = (policy for row in self.main for policy in row.policies)
+        learning = (type(each).heard is not AttentionPolicy.heard for each in policies)
+        return bool(self.extra) or any(learning)
+
     def start(self) -> None:
         """Runs the other branches' prompts."""
         if self.extra:
+            for branch in self.extra:
+                check_pixels(branch.prompt)
             self.scores = self.adapter.runner.read(
                 [branch.prompt for branch in self.extra], self.steering, self.cache
             )
@@ -215,7 +226,8 @@ class Hosted:
         last = self._last_key
         if last is not None and not torch.equal(self._newest_key(past), last):
             raise Unsupported(
-                "Beam search reorders sequences; the other branches cannot follow it in generate.",
+                "Beam search reorders sequences; the other branches cannot follow it in generate,"
+                " nor can what a policy learns from tokens.",
                 hint="Use halu.load(...).ask with 'beam+...'.",
             )
         self.running.go_on(ids[:, 0].tolist())
@@ -229,7 +241,7 @@ class Hosted:
         logits[:, -1] = self.running.rule(logits[:, -1])
         output.logits = logits
         past = output.past_key_values
-        if past is not None and self.running.extra:
+        if past is not None and self.running.keeps_order:
             self._last_key = self._newest_key(past).clone()
         return output
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from halu import aside
 from halu.adapters import Adapter
+from halu.adapters.adapter import check_pixels
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput, Unknown, Unsupported
 from halu.prompt import Prompt
@@ -82,6 +83,11 @@ class RequestContext:
         """The branch's row [V] after its prompt; nothing of it stays."""
         self.forwards += 1
         return next(aside.rows(self.adapter, branch.prompt, policies))
+
+    def class_attention(self, prompt: Prompt, layers: Sequence[int]) -> Tensor:
+        """What the vision tower's class token looks at."""
+        check_pixels(prompt)
+        return self.adapter.class_attention(prompt.pixels, layers)
 
     def say(
         self, branch: Branch, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
@@ -257,6 +263,11 @@ def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, .
         if len(mapping) > 1:
             raise Unsupported(
                 "These attention strategies both change the scores and do not combine.",
+                param="strategy",
+            )
+        if len({policy.key_rows or policy.rows for policy in grouping if policy.keyed}) > 1:
+            raise Unsupported(
+                "These attention strategies change keys for different rows and do not combine.",
                 param="strategy",
             )
         return policies

@@ -8,12 +8,12 @@ are interchangeable.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from halu.strategy import Step
+from halu.strategy import Context, Plan, Step
 
 Term = Callable[[Step], Tensor]
 Keep = Callable[[Step], Tensor]
@@ -67,6 +67,19 @@ def plausible(beta: float, least: int = 1) -> tuple[Keep, ...]:
         return step.main >= torch.minimum(best[0] + math.log(beta), best[-1])
 
     return (keep,)
+
+
+def guided(plan: Plan, ctx: Context, gamma: float, beta: float) -> Plan:
+    """The plan of a steered main branch, guided away from the text alone: gamma lc + (1 - gamma) lu
+    with lc with and lu without picture (PAI, arXiv 2407.21771), kept where `plausible` says so.
+
+    The second branch is never steered; gamma 1 has neither it nor the cutoff.
+    """
+    if gamma == 1:
+        return plan
+    text = ctx.branch("text_only", blind=True, steered=False)
+    rule = Additive((against("text_only", gamma - 1),), plausible(beta))
+    return replace(plan, extra=(text,), rule=rule)
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:

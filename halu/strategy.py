@@ -212,6 +212,16 @@ class Context(Protocol):
         record.
         """
 
+    def class_attention(self, prompt: Prompt, layers: Sequence[int]) -> Tensor:
+        """What the vision tower's class token looks at [pictures, layers, patches]: for the first
+        grid of each picture the probabilities in these layers of the tower, summed over heads; -1
+        is the last layer.
+
+        Raises:
+            Unsupported: if the tower has no class token or too few layers, or if the pixels are not
+                known.
+        """
+
     def say(
         self, branch: Branch, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
     ) -> Said:

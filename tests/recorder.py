@@ -21,9 +21,12 @@ PARAMS: dict[str, dict[str, Any]] = {
     "deco": {"layers": (1, 2, 3), "alpha": 2.0},
     "dola": {"layers": (0, 1, 2, 3), "relative_top": 0.8},
     "glc": {"weight": 0.5, "top": 5},
+    "fia": {"local": 0.8, "summary": 0.5, "beta": 0.8},
     "icd": {"beta": 0.8},
     "pai": {"alpha": 0.8, "beta": 0.8},
     "ritual": {"beta": 0.8},
+    "sid": {"beta": 0.8, "keep": 4},
+    "sparc": {"alpha": 2.0, "tau": 0.0},
     "var": {
         "dimensions": (1, 2),
         "tau": 1.5,

@@ -241,6 +241,19 @@ class Adapter(ABC):
     def look(self, pixels: Mapping[str, Tensor]) -> Features:
         """Runs the vision tower."""
 
+    def class_attention(self, pixels: Mapping[str, Tensor], layers: Sequence[int]) -> Tensor:
+        """What the tower's class token looks at [pictures, layers, patches of the first grid],
+        summed over heads.
+
+        Raises:
+            Unsupported: if it has none or too few layers.
+        """
+        raise Unsupported(
+            f"The vision tower of {self.facts.name!r} has no class token.",
+            hint="LLaVA's CLIP tower has one.",
+            param="strategy",
+        )
+
     @abstractmethod
     def map_pixels(
         self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]

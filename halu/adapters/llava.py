@@ -1,6 +1,6 @@
 """LLaVA-1.5 and LLaVA-NeXT: one run of image tokens for each picture, ordinary positions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from transformers.image_processing_utils import select_best_resolution
 from halu.adapters.adapter import Adapter
 from halu.adapters.pixels import unnormalised
 from halu.adapters.runner import Features
+from halu.errors import Unsupported
 from halu.layout import Grid
 
 
@@ -57,6 +58,28 @@ class Llava(Adapter):
             return_dict=True,
         )
         return Features(torch.cat(list(found.pooler_output)))
+
+    @torch.inference_mode()
+    def class_attention(self, pixels: Mapping[str, Tensor], layers: Sequence[int]) -> Tensor:
+        """From the streams that enter the layers: one query row, no maps."""
+        tower: Any = self.tower
+        if not hasattr(tower.embeddings, "class_embedding"):
+            return super().class_attention(pixels, layers)
+        blocks = tower.encoder.layers
+        if not all(-len(blocks) <= layer < len(blocks) for layer in layers):
+            raise Unsupported(
+                f"The vision tower of {self.facts.name!r} has {len(blocks)} layers; layers"
+                f" {', '.join(map(str, layers))} are wanted.",
+                param="strategy",
+            )
+        whole = self._whole(pixels).to(self.runner.device, self.model.dtype)
+        entering = tower(whole, output_hidden_states=True).hidden_states
+        found = [_class_row(blocks[n], entering[range(len(blocks))[n]]) for n in layers]
+        return torch.stack(found, 1)
+
+    def _whole(self, pixels: Mapping[str, Tensor]) -> Tensor:
+        """Of each picture the square [pictures, 3, side, side] that shows all of it."""
+        return pixels["pixel_values"]
 
     def map_pixels(
         self, pixels: Mapping[str, Tensor], view: Callable[[Tensor], Tensor]
@@ -107,6 +130,9 @@ class LlavaNext(Llava):
             found.append(overview.resize((width, height), Image.Resampling.BICUBIC))
         return tuple(found)
 
+    def _whole(self, pixels: Mapping[str, Tensor]) -> Tensor:
+        return pixels["pixel_values"][:, 0]
+
     def _grid(self, height: int, width: int) -> tuple[tuple[Grid, ...], int]:
         side, size = self.side, self.model.config.vision_config.image_size
         best_height, best_width = select_best_resolution(
@@ -121,6 +147,18 @@ class LlavaNext(Llava):
 
     def _picture_sizes(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"image_sizes": pixels["image_sizes"]}
+
+
+def _class_row(block: Any, stream: Tensor) -> Tensor:
+    """Attention of the class token to the patches [pictures, patches], summed over the heads of one
+    tower layer, from the stream [pictures, 1 + patches, D] that enters it.
+    """
+    attention, stream = block.self_attn, block.layer_norm1(stream)
+    q, k = attention.q_proj(stream[:, :1]), attention.k_proj(stream)
+    q, k = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2).float() for x in (q, k))
+    x = q @ k.transpose(-1, -2) * attention.scale
+    row: Tensor = torch.softmax(x, -1)[:, :, 0, 1:].sum(1)
+    return row
 
 
 def _unpadded(rows: int, columns: int, height: int, width: int) -> tuple[int, int]:

@@ -28,6 +28,8 @@ class AttentionPolicy:
         groups: number of key groups, labels lie in [0, groups).
         generated: label of the keys of generated tokens.
         keyed: whether `key_map` may give something.
+        key_rows: prompt rows on which `key_map` acts, if not on all of `rows`.
+        looks_back: how many of the prompt's last rows `look` is shown, one after the other.
         reads: in which forwards `read` sees the residual stream.
     """
 
@@ -35,6 +37,8 @@ class AttentionPolicy:
     groups: int = 1
     generated: int = 0
     keyed: bool = False
+    key_rows: Rows | None = None
+    looks_back: int = 1
     reads: Literal["none", "prompt", "all"] = "none"
 
     def fork(self) -> "AttentionPolicy":
@@ -63,8 +67,8 @@ class AttentionPolicy:
         return False
 
     def look(self, layer: int, x: Tensor) -> None:
-        """Sees the scaled scores [H, K] of the newest row, unchanged: the prompt's last, then each
-        generated token's.
+        """Sees the scaled scores [H, K] of the newest row, unchanged: the prompt's last (and before
+        it those that `looks_back` asks for), then each generated token's.
         """
 
     def heard(self, scores: Tensor) -> None:
@@ -122,6 +126,7 @@ class Stacked(AttentionPolicy):
         self.parts = tuple(parts)
         self.rows = parts[0].rows
         self.keyed = any(part.keyed for part in parts)
+        self.key_rows = next((part.key_rows for part in parts if part.keyed), None)
         self.groups = 1
         self.generated = 0
         for part in parts:

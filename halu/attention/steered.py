@@ -57,12 +57,17 @@ class Steered:
         return 1 if self.regrouping is None else self.regrouping.groups
 
     def look(self, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
-        """Shows the newest row's scores, from q [1, H, 1, D] and k [1, Hkv, K, D]."""
+        """Shows the newest rows' scores, from q [1, H, Q, D] and k [1, Hkv, K, D], the last query
+        being that of the last key.
+        """
         curious = [policy for policy in self.policies if policy.looks(layer)]
-        if curious:
-            x = scores(q, k, scale)[0, :, 0]
+        deepest = max((policy.looks_back for policy in curious), default=0)
+        for back in reversed(range(min(deepest, q.shape[2]))):
+            row, seen = q.shape[2] - 1 - back, k.shape[2] - back
+            x = scores(q[:, :, row : row + 1], k[:, :, :seen], scale)[0, :, 0]
             for policy in curious:
-                policy.look(layer, x)
+                if back < policy.looks_back:
+                    policy.look(layer, x)
 
     def heard(self, row: Tensor) -> None:
         """Tells the policies the row of scores [V] that a forward gave."""

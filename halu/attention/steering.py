@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, ScoreMap, weighted_attention
-from halu.attention.policy import AttentionPolicy
+from halu.attention import KeyMap, weighted_attention
+from halu.attention.policy import Rows
 from halu.attention.reference import Changes, column_mass, members, scores, softmax
+from halu.attention.stacking import stacked, stacked_keys, stacked_maps
 from halu.attention.steered import Steered
 from halu.layout import Layout
 
@@ -119,7 +120,8 @@ class Steering:
             if row.trace is not None:
                 one = slice(index, index + 1)
                 keys = k[one, :, self._span(index)]
-                _trace(layer, row, q[one], keys, scale, row.changes(layer))
+                maps = row.key_map(layer, keys.shape[2], keys.device)
+                _trace(layer, row, q[one], keys, scale, row.changes(layer), maps)
         return out
 
     def _mixed(
@@ -134,10 +136,10 @@ class Steering:
             layer,
             rows,
             (q, k, v),
-            _stacked(labels, q.shape[1], keys, 0),
+            stacked(labels, q.shape[1], keys, 0),
             scale,
             mask=self._mask(index, k),
-            key_map=_stacked_keys(maps, q.shape[1], keys),
+            key_map=stacked_keys(maps, q.shape[1], keys),
         )
 
     def _mask(self, rows: list[int], k: Tensor) -> Tensor | None:
@@ -158,29 +160,31 @@ def _prompt(
     """One prompt's outputs [1, H, T, D], from what the host's attention gives."""
     keys = k.shape[2]
     _watch(layer, row, q, k, scale)
-    row.look(layer, q[:, :, -1:], k, scale)
+    row.look(layer, q, k, scale)
     out = out.clone()
     heads = next((h for p in row.policies if (h := p.borrowed_heads(layer)) is not None), None)
     if heads is not None:
         q, k, v = _borrowed(heads, q, k, v)
-    first = 0 if heads is not None else keys
+    first = keyed = 0 if heads is not None else keys
     if row.regrouping is not None and row.changes(layer):
-        first = min(first, _first_row(row.regrouping, row.layout))
-    if first < keys:
-        labels = row.labels(layer, keys, k.device)
-        key_map = row.key_map(layer, keys, k.device)
-        found = _weighted(
-            layer, [row], (q[:, :, first:], k, v), labels[None], scale, first=first, key_map=key_map
-        )
-        out[:, :, first:] = found.to(out.dtype)
+        part = row.regrouping
+        first = min(first, _first_row(part.rows, row.layout))
+        keyed = max(first, _first_row(part.key_rows or part.rows, row.layout))
+    key_map = row.key_map(layer, keys, k.device) if keyed < keys else None
+    for start, stop, maps in ((first, keyed, None), (keyed, keys, key_map)):
+        if start < stop:
+            labels = row.labels(layer, keys, k.device)[None]
+            some = q[:, :, start:stop]
+            found = _weighted(layer, [row], (some, k, v), labels, scale, first=start, key_map=maps)
+            out[:, :, start:stop] = found.to(out.dtype)
     last = out[0, :, -1].to(torch.float32, copy=True)  # before any policy scales it
     for policy in row.policies:
         factor = policy.head_scale(layer, last)
         if factor is not None:
-            rows = slice(_first_row(policy, row.layout), None)
+            rows = slice(_first_row(policy.rows, row.layout), None)
             out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
     if row.trace is not None:
-        _trace(layer, row, q[:, :, -1:], k, scale, first < keys)
+        _trace(layer, row, q[:, :, -1:], k, scale, first < keys, key_map)
     return out
 
 
@@ -199,10 +203,10 @@ def _borrowed(heads: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
     return q[:, heads], k[:, heads // share], v.repeat_interleave(share, 1)
 
 
-def _first_row(policy: AttentionPolicy, layout: Layout) -> int:
+def _first_row(rows: Rows, layout: Layout) -> int:
     after = max((span.stop for span in layout.images), default=0)
     return {"all": 0, "after_image": after, "last": layout.length - 1, "decode": layout.length}[
-        policy.rows
+        rows
     ]
 
 
@@ -233,63 +237,20 @@ def _weighted(
         epilogue=epilogue,
         mask=mask,
         first=first,
-        score_map=_stacked_maps(layer, rows, groups, qkv[0]),
+        score_map=stacked_maps(layer, rows, groups, qkv[0]),
         key_map=key_map,
     )
 
 
-def _stacked_maps(layer: int, rows: Sequence[Steered], groups: int, q: Tensor) -> ScoreMap | None:
-    found = [row.score_map(layer) for row in rows]
-    if all(m is None for m in found):
-        return None
-    neutral = (1.0, 1.0, 0.0)
-
-    def table(index: int) -> Tensor:
-        out = torch.full((len(rows), q.shape[1], groups), neutral[index], device=q.device)
-        for row, score_map in enumerate(found):
-            if score_map is not None:
-                part = (score_map.up, score_map.down, score_map.bias)[index].to(out)
-                out[row, :, : part.shape[-1]] = part
-        return out
-
-    return ScoreMap(table(0), table(1), table(2))
-
-
-def _stacked_keys(maps: Sequence[KeyMap | None], heads: int, keys: int) -> KeyMap | None:
-    if all(m is None for m in maps):
-        return None
-
-    def tables(parts: Sequence[Tensor | None], neutral: float) -> Tensor | None:
-        some = next((part for part in parts if part is not None), None)
-        if some is None:
-            return None
-        filled = [some.new_full((1,), neutral) if part is None else part for part in parts]
-        table = _stacked(filled, heads, keys, neutral)
-        return table if table.dim() == 3 else table.unsqueeze(1)  # the same in all heads
-
-    return KeyMap(
-        tables([m.factor if m else None for m in maps], 1.0),
-        tables([m.bias if m else None for m in maps], 0.0),
-        tables([m.gain if m else None for m in maps], 1.0),
-    )
-
-
-def _stacked(parts: Sequence[Tensor], heads: int, keys: int, neutral: float) -> Tensor:
-    """Tables over keys, [K'] or [H, K'] with K' of the row's own keys, padded on the left to `keys`
-    and stacked: [n, K], or [n, H, K] if any is by head.
-    """
-    padded = [
-        part.expand(*part.shape[:-1], keys)
-        if part.shape[-1] == 1
-        else torch.nn.functional.pad(part, (keys - part.shape[-1], 0), value=neutral)
-        for part in parts
-    ]
-    if any(part.dim() == 2 for part in padded):
-        padded = [part.expand(heads, keys) for part in padded]
-    return torch.stack(padded)
-
-
-def _trace(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float, changed: bool) -> None:
+def _trace(
+    layer: int,
+    row: Steered,
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    changed: bool,
+    key_map: KeyMap | None,
+) -> None:
     """Records where one query row looked, as its policies left it."""
     assert row.trace is not None
     keys = k.shape[2]
@@ -298,7 +259,7 @@ def _trace(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float, changed
         row.trace.add(softmax(x, None)[0][0, :, 0])
         return
     labels = row.labels(layer, keys, k.device)[None]
-    changes = Changes(row.score_map(layer), row.key_map(layer, keys, k.device))
+    changes = Changes(row.score_map(layer), key_map)
     p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
     member = members(labels, row.groups)
     weights = row.weights(layer, (p @ member.transpose(-1, -2))[0])

@@ -1,0 +1,62 @@
+"""The tables of several rows of a batch as one, whatever groups and keys each of them has."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from halu.attention import KeyMap, ScoreMap
+from halu.attention.steered import Steered
+
+
+def stacked_maps(layer: int, rows: Sequence[Steered], groups: int, q: Tensor) -> ScoreMap | None:
+    """The rows' score maps [n, H, G]; identity where a row or a group has none."""
+    found = [row.score_map(layer) for row in rows]
+    if all(m is None for m in found):
+        return None
+    neutral = (1.0, 1.0, 0.0)
+
+    def table(index: int) -> Tensor:
+        out = torch.full((len(rows), q.shape[1], groups), neutral[index], device=q.device)
+        for row, score_map in enumerate(found):
+            if score_map is not None:
+                part = (score_map.up, score_map.down, score_map.bias)[index].to(out)
+                out[row, :, : part.shape[-1]] = part
+        return out
+
+    return ScoreMap(table(0), table(1), table(2))
+
+
+def stacked_keys(maps: Sequence[KeyMap | None], heads: int, keys: int) -> KeyMap | None:
+    """The rows' key maps [n, K] or [n, H, K]; identity where a row has none."""
+    if all(m is None for m in maps):
+        return None
+
+    def tables(parts: Sequence[Tensor | None], neutral: float) -> Tensor | None:
+        some = next((part for part in parts if part is not None), None)
+        if some is None:
+            return None
+        filled = [some.new_full((1,), neutral) if part is None else part for part in parts]
+        table = stacked(filled, heads, keys, neutral)
+        return table if table.dim() == 3 else table.unsqueeze(1)  # the same in all heads
+
+    return KeyMap(
+        tables([m.factor if m else None for m in maps], 1.0),
+        tables([m.bias if m else None for m in maps], 0.0),
+        tables([m.gain if m else None for m in maps], 1.0),
+    )
+
+
+def stacked(parts: Sequence[Tensor], heads: int, keys: int, neutral: float) -> Tensor:
+    """Tables over keys, [K'] or [H, K'] with K' of the row's own keys, padded on the left to `keys`
+    and stacked: [n, K], or [n, H, K] if any is by head.
+    """
+    padded = [
+        part.expand(*part.shape[:-1], keys)
+        if part.shape[-1] == 1
+        else torch.nn.functional.pad(part, (keys - part.shape[-1], 0), value=neutral)
+        for part in parts
+    ]
+    if any(part.dim() == 2 for part in padded):
+        padded = [part.expand(heads, keys) for part in padded]
+    return torch.stack(padded)

@@ -123,6 +123,12 @@ def test_act_generated_rows_keep_the_prompts_sinks() -> None:
     assert_close(found, torch.tensor([0.1, 0.1, 0.05 / gain, 0.1, 0.6]) * gain, 1e-6)
 
 
+def test_act_leaves_a_row_whose_mass_all_lies_on_sinks() -> None:
+    policy = policy_of("act", prompt_of(4, [1, 2]), (1, 4))
+    weights = policy.weights(LAYER, torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]))
+    assert_close(weights[0], torch.tensor([[1, 1], [1.6, 0.4]]), 1e-6)
+
+
 def test_act_thresholds_and_heads() -> None:
     row = torch.full((1, 1, 20, 20), 1 / 20).tril()
     for mode, threshold in (("paper", 5 / 20), ("official", 0.1)):

@@ -9,7 +9,7 @@ from halu.types import Record
 
 EXTRAS = {
     "eval": ("scipy", "matplotlib", "nltk"),
-    "clip": ("open_clip",),
+    "clip": ("open_clip", "scipy"),
     "ocr": ("rapidocr", "onnxruntime"),
     "serve": ("fastapi", "uvicorn"),
     "triton": ("triton",),

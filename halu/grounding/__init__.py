@@ -1,0 +1,102 @@
+"""Whether words fit a picture, and where: small interfaces with several models behind them.
+
+A matcher compares a picture with words and says which parts of the picture the comparison rests on;
+a finder puts boxes around what a phrase names. Strategies and detectors know the interfaces only.
+Loaded models are kept, since a request should not pay for loading.
+"""
+
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from halu.errors import Unavailable
+
+MatcherKind = Literal["clip", "blip-itm"]
+Heatmap = npt.NDArray[np.float32]
+
+
+class Relevance(NamedTuple):
+    """How well a text fits a picture, and which places [rows, columns] speak for it; only the
+    order and the relative distances of the places' values mean something.
+    """
+
+    map: Heatmap
+    similarity: float
+
+
+class Matcher(Protocol):
+    """An image-text model."""
+
+    def relevance(self, image: Image.Image, text: str) -> Relevance:
+        """Where the picture, stretched to a square, speaks for the text, and cosine similarity.
+
+        Raises:
+            Unsupported: if this model has no such map.
+        """
+
+    def similarities(self, image: Image.Image, texts: list[str]) -> list[float]:
+        """Cosine similarity of the picture with each text."""
+
+
+class Box(NamedTuple):
+    """Left, top, right and bottom edge in shares of the picture's width and height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def area(self) -> float:
+        """Share of the picture."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+class Finder(Protocol):
+    """An open-vocabulary detector."""
+
+    def find(self, image: Image.Image, phrase: str, box: float, text: float) -> list[Box]:
+        """Boxes of what the phrase names, with scores above `box`, where some word of it has a
+        score above `text`; the surest first.
+        """
+
+
+@lru_cache(maxsize=2)
+def open_matcher(kind: MatcherKind, weights: str | None = None) -> Matcher:
+    """A loaded matcher.
+
+    Args:
+        kind: "clip" for any open_clip checkpoint, "blip-itm" for BLIP with its matching head.
+        weights: a folder or hub id; none: the built-in tiny-clip, or the published BLIP.
+
+    Raises:
+        Unavailable: an extra or the weights are missing.
+        BadInput: weights that do not fit.
+    """
+    if kind == "blip-itm":
+        from halu.grounding.blip import BlipMatcher
+
+        return BlipMatcher(weights)
+    try:
+        from halu.grounding.clip import ClipMatcher
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            f"The matcher 'clip' needs {error.name}.", hint="Install halu[clip]."
+        ) from error
+    return ClipMatcher(weights)
+
+
+@lru_cache(maxsize=1)
+def open_finder(weights: str | None = None) -> Finder:
+    """A loaded GroundingDINO; `weights` is a folder or hub id, none the published Swin-T.
+
+    Raises:
+        Unavailable: the weights are not here.
+        BadInput: weights that do not fit.
+    """
+    from halu.grounding.dino import Dino
+
+    return Dino(weights)

@@ -1,0 +1,159 @@
+"""Any open_clip checkpoint as a matcher.
+
+The map is made as AGLA makes it with BLIP: attention probabilities times the positive part of their
+gradient under the cosine similarity, mean over heads; here of the class token's row in the last two
+blocks of the image tower, summed. (Gradient times activation points at things as well, but puts
+other places next to them last, so that a mask made from it cuts into what is asked about.)
+"""
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from halu import models, torchvision_shim
+from halu.errors import BadInput, Unavailable, Unsupported
+from halu.grounding import Relevance
+from halu.grounding.squares import normalized, place
+
+torchvision_shim.apply()
+
+import open_clip  # noqa: E402
+
+BLOCKS = 2
+
+Vectors = npt.NDArray[np.float32]
+
+
+class ClipMatcher:
+    """An open_clip model.
+
+    Args:
+        weights: a folder in open_clip's layout, a hub id, or "MODEL:TAG" from open_clip's own list;
+            none: the built-in tiny-clip.
+    """
+
+    def __init__(self, weights: str | None = None) -> None:
+        self._model, self._tokenize = _loaded(weights)
+        self._model.to(place()).eval()
+        self._tower = self._model.visual
+        self._lock = threading.Lock()
+
+    def relevance(self, image: Image.Image, text: str) -> Relevance:
+        """See `halu.grounding.Matcher`."""
+        words = self._texts([text])[0]
+        rows, columns = self._tower.grid_size if _is_transformer(self._tower) else (0, 0)
+        if not rows:
+            raise Unsupported(
+                "This CLIP's image tower has no map; it is not one of open_clip's own transformers"
+                " with a class token.",
+                hint="Take a ViT checkpoint that does not come from timm.",
+            )
+        kept: list[Tensor] = []
+        blocks = self._tower.transformer.resblocks[-BLOCKS:]
+        with self._lock, torch.enable_grad():
+            hooks = [block.attn.register_forward_hook(_explicit(kept)) for block in blocks]
+            try:
+                similarity = self._seen(image)[0] @ words
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            gradients = torch.autograd.grad(similarity, kept)
+        cams = [
+            (p.detach() * gradient.clamp(min=0)).mean(0)[0, 1:]
+            for p, gradient in zip(kept, gradients, strict=True)
+        ]
+        found = torch.stack(cams).sum(0).reshape(rows, columns).float().cpu().numpy()
+        return Relevance(found, float(similarity.detach()))
+
+    @torch.no_grad()
+    def similarities(self, image: Image.Image, texts: list[str]) -> list[float]:
+        """See `halu.grounding.Matcher`."""
+        with self._lock:  # another thread's relevance may be watching the tower
+            seen = self._seen(image)[0]
+        found: list[float] = (self._texts(texts) @ seen).tolist()
+        return found
+
+    @torch.no_grad()
+    def vectors(self, images: Iterable[Image.Image]) -> Vectors:
+        """Unit vectors [N, D] of pictures, each stretched to a square."""
+        with self._lock:
+            return np.stack([self._seen(image)[0].float().cpu().numpy() for image in images])
+
+    def word_vectors(self, texts: list[str]) -> Vectors:
+        """Unit vectors [N, D] of texts."""
+        return np.asarray(self._texts(texts).float().cpu().numpy())
+
+    def _seen(self, image: Image.Image) -> Tensor:
+        """The picture's unit vector [1, D]."""
+        size, device = self._tower.image_size, next(self._tower.parameters()).device
+        side = size[0] if isinstance(size, tuple) else size
+        mean = self._tower.image_mean or open_clip.OPENAI_DATASET_MEAN
+        std = self._tower.image_std or open_clip.OPENAI_DATASET_STD
+        pixels = normalized(image, side, mean, std).to(device)
+        vector: Tensor = self._model.encode_image(pixels, normalize=True)
+        return vector
+
+    @torch.no_grad()
+    def _texts(self, texts: list[str]) -> Tensor:
+        """Unit vectors [N, D]."""
+        device = next(self._tower.parameters()).device
+        vectors: Tensor = self._model.encode_text(self._tokenize(texts).to(device), normalize=True)
+        return vectors
+
+
+def _loaded(weights: str | None) -> tuple[Any, Any]:
+    folder = Path(weights) if weights else Path(models.__file__).parent / "tiny-clip"
+    name, tag = str(weights), None
+    if folder.is_dir():
+        if not (folder / "open_clip_config.json").is_file():
+            raise BadInput(f"Folder {str(folder)!r} has no open_clip_config.json.")
+        name = f"local-dir:{folder}"
+    elif name.count("/") == 1:
+        name = f"hf-hub:{name}"
+    elif ":" in name:
+        name, tag = name.split(":", 1)
+    else:
+        raise BadInput(
+            f"No open_clip checkpoint {name!r}.", hint="Give a folder, a hub id or MODEL:TAG."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about activations and tokenizers, not for users
+            model, _, _ = open_clip.create_model_and_transforms(name, tag, require_pretrained=True)
+            return model, open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise Unavailable(f"CLIP weights {weights!r} cannot be loaded.", hint=first) from error
+
+
+def _is_transformer(tower: Any) -> bool:
+    """Whether it is open_clip's vision transformer, read at its class token."""
+    return getattr(tower, "pool_type", "") == "tok" and hasattr(tower, "transformer")
+
+
+def _explicit(kept: list[Tensor]) -> Callable[..., tuple[Tensor, None]]:
+    """A hook that computes self-attention once more in the open and keeps its map [H, T, T]."""
+
+    def hook(
+        attention: nn.MultiheadAttention, args: tuple[Tensor, ...], output: object
+    ) -> tuple[Tensor, None]:
+        x = args[0][0]
+        assert attention.in_proj_weight is not None
+        qkv = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = (
+            part.unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
+            for part in qkv.chunk(3, -1)
+        )
+        p = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+        kept.append(p)
+        return attention.out_proj((p @ v).transpose(0, 1).flatten(1))[None], None
+
+    return hook

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from halu.adapters.attention import NAME, register
+from halu.adapters.inputs import how_many, unpadded_rows
 from halu.adapters.runner import Features, Runner
 from halu.errors import BadInput, Failed, Unsupported
 from halu.layout import Grid, ImageSpan, Layout
@@ -114,7 +115,7 @@ class Adapter(ABC):
         view of them can be made.
         """
         pixels = {key: inputs[key] for key in self.pixel_keys if inputs.get(key) is not None}
-        rows = _unpadded_rows(inputs)
+        rows = unpadded_rows(inputs)
         tokens = [int((row == self.image_token).sum()) for row in rows]
         if not pixels and any(tokens):
             return [self._placed(row) for row in rows]
@@ -123,7 +124,7 @@ class Adapter(ABC):
         repeats = max(1, wanted_in_all // given) if given else 1
         found, used = [], 0
         for row, wanted in zip(rows[::repeats], tokens[::repeats], strict=True):
-            count = _how_many(wanted, [size for _, size in grids[used:]])
+            count = how_many(wanted, [size for _, size in grids[used:]])
             own = self.take(pixels, used, used + count) if count else {}
             found += [self._prompt(row.tolist(), own, None)] * repeats
             used += count
@@ -288,24 +289,6 @@ def check_pixels(prompt: Prompt) -> None:
             "The host's generate hides this model's pictures.",
             hint="Use halu.load(...).ask instead.",
         )
-
-
-def _how_many(tokens: int, sizes: Sequence[int]) -> int:
-    """How many of the next pictures fill this many image tokens."""
-    count = 0
-    while tokens > sum(sizes[:count]):
-        if count == len(sizes):
-            raise Failed(f"The prompt has {tokens} image tokens, its pictures give {sum(sizes)}.")
-        count += 1
-    return count
-
-
-def _unpadded_rows(inputs: Mapping[str, Any]) -> list[Tensor]:
-    ids = inputs["input_ids"].cpu()
-    mask = inputs.get("attention_mask")
-    if mask is None:
-        return list(ids)
-    return [row[keep] for row, keep in zip(ids, mask.cpu().bool(), strict=True)]
 
 
 def unsupported(what: str, families: Sequence[str]) -> Unsupported:

@@ -20,10 +20,11 @@ from test_parity_more import LAYER, assert_layer, attend, request, softmax, stee
 from torch import Tensor
 
 from halu.attention import KeyMap
-from halu.attention.boost import layers_between
+from halu.attention.boost import Boost, layers_between
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
+from halu.attention.trace import Trace
 from halu.decoders.caac import CAAC, NONSENSE, Calibrated, evened, factors
 from halu.decoders.fia import on_first_grids, token_sets
 from halu.decoders.sparc import Progress
@@ -662,6 +663,31 @@ def test_a_key_map_may_act_on_fewer_rows(key_rows: Any) -> None:
     first = {None: 1, "all": 1, "after_image": 5, "last": 8, "decode": 9}[key_rows]
     assert hidden.tolist() == list(range(first, 9))
     assert torch.allclose(found.sum(-1), torch.ones(1, 4, 9), atol=1e-5)
+
+
+def test_other_policies_keep_their_rows_where_heads_are_lent() -> None:
+    """All rows read by lent heads; only those of the boost are boosted, too."""
+
+    class Lent(AttentionPolicy):
+        def borrowed_heads(self, layer: int) -> Tensor:
+            return torch.zeros(4, dtype=torch.long)
+
+    prompt = prompt_of(9, [1, 5])
+    q, k = torch.randn(2, 1, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+    eye = torch.eye(9).expand(1, 4, 9, 9)
+    labels = torch.from_numpy(prompt.layout.is_image()).long()
+    x = (q[:, :1] @ k[:, :1].transpose(-1, -2) * 0.5).expand(1, 4, 9, 9)
+    raised = torch.where(labels == 1, x + 0.5 * x.abs(), x)
+    for rows, first in (("last", 8), ("after_image", 5), ("decode", 9)):
+        boost = Boost(labels, [0.5], range(1), rows)  # type: ignore[arg-type]
+        row = Steered(prompt.layout, (Lent(), boost), Trace(prompt.layout))
+        steering = Steering([row], [9], prefill=True)
+        found = steering.attend(0, q, k, eye, 0.5, lambda _: eye.clone())
+        assert torch.allclose(found[:, :, :first], softmax(x)[:, :, :first], atol=1e-5)
+        assert torch.allclose(found[:, :, first:], softmax(raised)[:, :, first:], atol=1e-5)
+        assert row.trace
+        mass, _ = row.trace.take()
+        assert mass["image"] == pytest.approx(float(found[0, 0, -1, 1:5].sum()), abs=1e-5)
 
 
 def test_key_maps_on_different_rows_do_not_share_a_pass() -> None:

@@ -165,17 +165,23 @@ def _prompt(
     heads = next((h for p in row.policies if (h := p.borrowed_heads(layer)) is not None), None)
     if heads is not None:
         q, k, v = _borrowed(heads, q, k, v)
-    first = keyed = 0 if heads is not None else keys
+    first = keyed = keys
     if row.regrouping is not None and row.changes(layer):
         part = row.regrouping
-        first = min(first, _first_row(part.rows, row.layout))
+        first = _first_row(part.rows, row.layout)
         keyed = max(first, _first_row(part.key_rows or part.rows, row.layout))
     key_map = row.key_map(layer, keys, k.device) if keyed < keys else None
-    for start, stop, maps in ((first, keyed, None), (keyed, keys, key_map)):
+    lent = 0 if heads is not None else first
+    bare = Steered(row.layout)
+    for start, stop, who, maps in (
+        (lent, first, bare, None),
+        (first, keyed, row, None),
+        (keyed, keys, row, key_map),
+    ):
         if start < stop:
-            labels = row.labels(layer, keys, k.device)[None]
+            labels = who.labels(layer, keys, k.device)[None]
             some = q[:, :, start:stop]
-            found = _weighted(layer, [row], (some, k, v), labels, scale, first=start, key_map=maps)
+            found = _weighted(layer, [who], (some, k, v), labels, scale, first=start, key_map=maps)
             out[:, :, start:stop] = found.to(out.dtype)
     last = out[0, :, -1].to(torch.float32, copy=True)  # before any policy scales it
     for policy in row.policies:

@@ -73,7 +73,7 @@ class RequestContext:
             )
         if pixels is not None:
             prompt = self.adapter.with_pixels(prompt, pixels)
-        return Branch(name, prompt, steered, policies)
+        return Branch(name, prompt, steered, policies, messages)
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """Another conversation's prompt."""
@@ -138,17 +138,25 @@ class Chosen:
         Raises:
             Unsupported: if a part needs a picture and there is none, or if parts do not combine.
         """
+        parts = sorted(self.parts, key=lambda part: not part.rewrites)
+        if len(parts) > 1 and parts[1].rewrites:
+            raise Unsupported(
+                f"{parts[0].name} and {parts[1].name} both rewrite the conversation.",
+                param="strategy",
+            )
         main = Branch("main", prompt or adapter.encode(request.messages))
         for part in self.parts:
             if part.needs_image and not main.prompt.layout.images:
                 raise Unsupported(f"Strategy {part.name!r} needs a picture.", param="strategy")
         plans, contexts = [], []
-        for part in self.parts:
+        for part in parts:
             ctx = context(adapter, request, main, part.name)
             contexts.append(ctx)
             plans.append(part.plan(ctx))
             main = plans[-1].main
-        return _sum(self.parts, plans), contexts
+            if main.messages is not None:
+                request = request.model_copy(update={"messages": main.messages})
+        return _sum(parts, plans), contexts
 
 
 def choose(request: Request) -> Chosen:

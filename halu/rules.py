@@ -7,13 +7,13 @@ are interchangeable.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from halu.strategy import Context, Plan, Step
+from halu.strategy import Context, Plan, Rule, Step
 
 Term = Callable[[Step], Tensor]
 Keep = Callable[[Step], Tensor]
@@ -80,6 +80,20 @@ def guided(plan: Plan, ctx: Context, gamma: float, beta: float) -> Plan:
     text = ctx.branch("text_only", blind=True, steered=False)
     rule = Additive((against("text_only", gamma - 1),), plausible(beta))
     return replace(plan, extra=(text,), rule=rule)
+
+
+def mixture(weights: Mapping[str, float]) -> Rule:
+    """Mixture of probabilities, log of (p + sum of w q) / (1 + sum of w), with each branch's q by
+    its weight; it replaces the scores.
+    """
+
+    def rule(step: Step) -> Tensor:
+        rows = [step.main, *(step.rows[name] for name in weights)]
+        shares = step.main.new_tensor([1.0, *weights.values()])
+        logs = torch.log_softmax(torch.stack(rows), -1) + (shares / shares.sum()).log()[:, None]
+        return torch.logsumexp(logs, 0)
+
+    return rule
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:

@@ -50,12 +50,14 @@ class Branch:
         steered: whether the plan's attention policies act here too; a branch that is subtracted
             stays as it is.
         policies: attention policies of this branch alone.
+        messages: its conversation, if that is not the request's.
     """
 
     name: str
     prompt: Prompt
     steered: bool = True
     policies: tuple["PolicyMaker", ...] = ()
+    messages: tuple[Message, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ class Strategy(ABC):
         paper: its source.
         needs_image: refuse requests without a picture.
         off: parameters that switch the method off, so that its rows equal plain decoding.
+        rewrites: whether the plan's main branch runs on another conversation. Such a part is
+            planned first, and the others see its conversation as the request's.
     """
 
     name: ClassVar[str]
@@ -246,6 +250,7 @@ class Strategy(ABC):
     paper: ClassVar[Paper]
     needs_image: ClassVar[bool] = True
     off: ClassVar[dict[str, Any] | None] = None
+    rewrites: ClassVar[bool] = False
 
     class Params(StrategyParams):
         """No parameters."""

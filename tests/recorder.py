@@ -17,6 +17,8 @@ from halu.types import Answer, Request
 PARAMS: dict[str, dict[str, Any]] = {
     "act": {"threshold": 0.04, "beta": 0.1},
     "adhh": {"heads": ((0, 1), (2, 0), (3, 2)), "tau": 0.3},
+    "ara": {"threshold": 100.0, "caption_tokens": 3},
+    "carve": {"max_steps": 3},
     "code": {"describe_tokens": 4},
     "deco": {"layers": (1, 2, 3), "alpha": 2.0},
     "dola": {"layers": (0, 1, 2, 3), "relative_top": 0.8},
@@ -35,6 +37,7 @@ PARAMS: dict[str, dict[str, Any]] = {
         "move_fraction": 0.8,
     },
     "vcd": {"beta": 0.8},
+    "vdgd": {"describe_tokens": 4},
 }
 """Parameters with which a strategy acts on a random model: its sinks are other dimensions, and its
 rows are so flat that the usual cutoffs keep every token.

@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "halu.adapters": "attention errors layout models prompt strategy torchvision_shim types",
     "halu.grounding": "errors images layout models registry torchvision_shim types",
     "halu.decoders": (
-        "attention constants errors grounding layout prompt rules search strategy types views"
+        "attention constants conversation errors grounding layout prompt regions retrieval rules"
+        " search strategy types views"
     ),
     "halu.detectors": "errors grounding images layout registry types",
     "halu.eval": "engine errors images registry scenes types",

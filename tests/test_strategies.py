@@ -32,6 +32,9 @@ CHECKED = ("llava", "qwen2_5_vl")
 STEPS = 6
 BESIDE = dict.fromkeys(("beam", "greedy", "sample", "var", "adhh", "pai", "vaf"), 0) | {
     "vhr": 1,
+    "ara": 4,
+    "carve": 2,
+    "vdgd": 1,
     "code": 1,
     "glc": 2,
     "caac": 2,
@@ -39,7 +42,7 @@ BESIDE = dict.fromkeys(("beam", "greedy", "sample", "var", "adhh", "pai", "vaf")
     "sparc": 0,
 }
 """Prompts that a strategy's plan may run on top of its branches."""
-SAID = {"code": 3}
+SAID = {"ara": 4, "carve": 4, "vdgd": 3, "code": 3}
 """Tokens that it feeds to a branch of its own before decoding."""
 
 ONLY_ON = {"fia": ("llava", "llava_next")}

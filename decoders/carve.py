@@ -119,7 +119,8 @@ def contrast(query: Sequence[Map], general: Sequence[Map], lam: float, steps: St
     """S on the grid [rows, columns] from both answers' maps [layers, rows, columns], one for each
     token.
     """
-    ratios = [(q / (g + lam)).sum(0) for q, g in zip(query, general, strict=False)]
+    pairs = zip(query, general, strict=False)
+    ratios: list[Map] = [(q / (g + lam)).sum(0) for q, g in pairs]
     if steps in ("first", "last"):
         return ratios[0 if steps == "first" else -1]
     weights = np.arange(len(ratios)) + 1.0 if steps == "all" else np.ones(len(ratios))

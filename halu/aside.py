@@ -1,8 +1,9 @@
 """What a strategy may run beside its request's own decoding: one branch, read once or followed
-greedily, its memory given up afterwards.
+greedily, or several with an answer so far; their memory is given up afterwards.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,3 +46,24 @@ def say(
     tokens = tuple(int(row.argmax()) for row in found)
     text: str = adapter.tokenizer.decode(tokens, skip_special_tokens=True)
     return Said(tokens, torch.stack(found), text.strip())
+
+
+def after(adapter: Adapter, prompts: Sequence[Prompt], tokens: Sequence[int]) -> Tensor:
+    """Rows of scores [n, V] of prompts that go on with these tokens, all in one forward."""
+    longer = [_continued(prompt, tokens) for prompt in prompts]
+    steered = [Steered(prompt.layout) for prompt in longer]
+    return adapter.runner.read(longer, steered, RowCache(adapter.facts.layers))
+
+
+def _continued(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+    check_pixels(prompt)
+    length = len(prompt.ids) + len(tokens)
+    new = prompt.next_position + torch.arange(len(tokens))
+    places = torch.cat([prompt.positions, new.expand(*prompt.positions.shape[:-1], -1)], -1)
+    return replace(
+        prompt,
+        ids=(*prompt.ids, *tokens),
+        layout=replace(prompt.layout, length=length),
+        positions=places,
+        next_position=prompt.next_position + len(tokens),
+    )

@@ -17,7 +17,7 @@ from halu.adapters.cache import RowCache
 from halu.attention.steered import Steered
 from halu.attention.trace import Trace
 from halu.errors import Unsupported
-from halu.planning import Chosen, choose, steered
+from halu.planning import Chosen, RequestContext, choose, steered
 from halu.search import Choice, Search
 from halu.strategy import Plan, Step, Tap
 from halu.transcript import Transcript
@@ -45,6 +45,7 @@ class Job:
     forwards: int
     rows: list[list[Row]] = field(default_factory=list)  # [hypothesis][branch]
     seen: list[list[int]] = field(default_factory=lambda: [[]])
+    contexts: Sequence[RequestContext] = ()  # what the strategies run beside is counted there
     answer: Answer | None = None
 
 
@@ -122,7 +123,9 @@ class Decoder:
             request.evidence != "none" or request.sampling.logprobs is not None
         ):
             raise Unsupported(
-                "Beam search has no evidence or logprobs for each token.", param="strategy"
+                f"The search of {chosen.resolved.name!r} may take tokens back, so that it has no"
+                " evidence or logprobs for each.",
+                param="strategy",
             )
         search = plan.search.start(request.sampling, self.adapter.ends, plan.main.prompt.ids)
         said = Transcript(self.adapter.tokenizer, request, self.adapter.ends)
@@ -134,7 +137,7 @@ class Decoder:
             steering = Steered(branch.prompt.layout, steered(plan, branch)(), trace, taps)
             row = Row(steering, len(branch.prompt.ids), branch.prompt.next_position)
             job.rows = [[*job.rows[0], row]] if job.rows else [[row]]
-        job.forwards += sum(ctx.forwards for ctx in contexts)
+        job.contexts = contexts
         return job
 
     def _advance(self, job: Job, scores: Tensor) -> tuple[Event, list[Choice]]:
@@ -178,7 +181,7 @@ class Decoder:
                 prompt_tokens=layout.length,
                 image_tokens=layout.image_tokens,
                 completion_tokens=len(tokens),
-                forwards=job.forwards,
+                forwards=job.forwards + sum(ctx.forwards for ctx in job.contexts),
             ),
             strategy=job.chosen.resolved,
         )

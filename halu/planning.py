@@ -97,6 +97,18 @@ class RequestContext:
         self.forwards += len(said.tokens)
         return said
 
+    def after(self, branches: Sequence[Branch], tokens: Sequence[int]) -> Tensor:
+        """The branches' rows [n, V] after these tokens; nothing of them stays."""
+        self.forwards += len(branches)
+        return aside.after(self.adapter, [branch.prompt for branch in branches], tokens)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The tokens as text."""
+        found: str = self.adapter.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return found
+
 
 class Chosen:
     """The strategies of one request, in order, with their parameters: "vhr+ritual" is two."""

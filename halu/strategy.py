@@ -231,6 +231,14 @@ class Context(Protocol):
         record.
         """
 
+    def after(self, branches: Sequence[Branch], tokens: Sequence[int]) -> Tensor:
+        """Runs branches that go on with an answer so far, all in one forward, beside decoding, and
+        returns their rows [n, V].
+        """
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Generated tokens as text, special tokens left out."""
+
 
 class Strategy(ABC):
     """A method. Holds its parameters and no per-request state; that lives in what `plan` returns.

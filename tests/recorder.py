@@ -17,6 +17,7 @@ from halu.types import Answer, Request
 PARAMS: dict[str, dict[str, Any]] = {
     "act": {"threshold": 0.04, "beta": 0.1},
     "adhh": {"heads": ((0, 1), (2, 0), (3, 2)), "tau": 0.3},
+    "agla": {"beta": 0.8},
     "ara": {"threshold": 100.0, "caption_tokens": 3},
     "carve": {"max_steps": 3},
     "code": {"describe_tokens": 4},
@@ -49,19 +50,23 @@ class Count:
     """Forwards of the language model that carried prompts, that carried tokens, and their rows."""
 
     prompts: int = 0
+    prompt_rows: int = 0
     tokens: int = 0
     rows: int = 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """One request's life: the answer, each step's raw rows, the rule's row, the plan, the cost."""
+    """One request's life: the answer, each step's raw rows, the rule's row, the plan, the cost, and
+    how often the loop went round.
+    """
 
     answer: Answer
     steps: list[Step]
     ruled: list[Tensor]
     plan: Plan
     count: Count
+    rounds: int
 
     @property
     def tokens(self) -> list[int]:
@@ -85,10 +90,12 @@ def record(adapter: Adapter, request: Request) -> Run:
             return row
 
         job.plan = replace(plan, rule=watched)
+        rounds = 0
         while decoder.jobs:
             decoder.step()
+            rounds += 1
     assert job.answer is not None
-    return Run(job.answer, steps, ruled, plan, count)
+    return Run(job.answer, steps, ruled, plan, count, rounds)
 
 
 @contextmanager
@@ -99,6 +106,7 @@ def counted(adapter: Adapter) -> Iterator[Count]:
     def seen(module: Any, args: Any, output: Any) -> None:
         rows, queries = output.last_hidden_state.shape[:2]
         count.prompts += queries > 1
+        count.prompt_rows += rows if queries > 1 else 0
         count.tokens += queries == 1
         count.rows += rows
 

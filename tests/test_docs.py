@@ -50,7 +50,7 @@ MAY_IMPORT_TOP = {
 }
 # Libraries that live in one place.
 ONLY_IN = {
-    "transformers": ("halu.adapters", "halu.testing", "halu.training"),
+    "transformers": ("halu.adapters", "halu.grounding", "halu.testing", "halu.training"),
     "triton": ("halu.attention.triton",),
     "open_clip": ("halu.grounding", "halu.training"),
     "fastapi": ("halu.service",),

@@ -116,7 +116,7 @@ def _loaded(weights: str | None) -> tuple[Any, Any]:
         if not (folder / "open_clip_config.json").is_file():
             raise BadInput(f"Folder {str(folder)!r} has no open_clip_config.json.")
         name = f"local-dir:{folder}"
-    elif name.count("/") == 1:
+    elif name.count("/") == 1 and not folder.is_absolute():
         name = f"hf-hub:{name}"
     elif ":" in name:
         name, tag = name.split(":", 1)

@@ -262,34 +262,12 @@ def _summed_rule(name: str, rules: Sequence[Rule]) -> Rule:
 
 
 def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, ...]]:
-    """Makes the policies of one branch of a plan.
-
-    Raises:
-        Unsupported: when called, if two policies cannot act in one pass.
-    """
+    """Makes the policies of one branch of a plan."""
 
     def make() -> tuple[AttentionPolicy, ...]:
         if not branch.prompt.layout.images:
             return ()
         makers = (*plan.policies, *branch.policies) if branch.steered else branch.policies
-        policies = tuple(maker(branch.prompt) for maker in makers)
-        grouping = [policy for policy in policies if policy.regroups]
-        if len({policy.rows for policy in grouping}) > 1:
-            raise Unsupported(
-                "These attention strategies act on different rows and do not combine.",
-                param="strategy",
-            )
-        mapping = [p for p in grouping if type(p).score_map is not AttentionPolicy.score_map]
-        if len(mapping) > 1:
-            raise Unsupported(
-                "These attention strategies both change the scores and do not combine.",
-                param="strategy",
-            )
-        if len({policy.key_rows or policy.rows for policy in grouping if policy.keyed}) > 1:
-            raise Unsupported(
-                "These attention strategies change keys for different rows and do not combine.",
-                param="strategy",
-            )
-        return policies
+        return tuple(maker(branch.prompt) for maker in makers)
 
     return make

@@ -34,7 +34,7 @@ from halu.host import disable, enable
 from halu.layout import Grid, ImageSpan, Layout
 from halu.planning import RequestContext, steered
 from halu.prompt import Prompt
-from halu.strategy import Branch, Plan
+from halu.strategy import Branch
 from halu.testing.random_models import FAMILIES
 from halu.types import Request, Sampling, question
 
@@ -391,7 +391,7 @@ def test_sid_selection(case: dict[str, Any]) -> None:
     plain = steering.attend(LAYER - 1, q, eye, eye, 1.0, lambda rows: data.in_P)
     assert torch.allclose(plain, data.in_P, atol=1e-6), "its own layer is not touched"
     assert [layer for layer in range(4) if policies[0].key_map(layer) is not None] == [2, 3]
-    seen = row.key_map(LAYER, keys, torch.device("cpu"))
+    seen = row.regrouping.key_map(LAYER, keys, torch.device("cpu"))
     assert seen is not None
     assert seen.bias is not None
     assert torch.equal(~torch.isneginf(seen.bias), data.out_visible)
@@ -650,7 +650,7 @@ class Keyed(AttentionPolicy):
         self.key_rows = key_rows
 
     def key_map(self, layer: int) -> KeyMap:
-        return KeyMap(bias=torch.tensor([0.0, NO]))
+        return KeyMap(bias=torch.tensor([0.0, NO, *[0.0] * 7]))
 
 
 @pytest.mark.parametrize("key_rows", [None, "all", "after_image", "last", "decode"])
@@ -690,18 +690,22 @@ def test_other_policies_keep_their_rows_where_heads_are_lent() -> None:
         assert mass["image"] == pytest.approx(float(found[0, 0, -1, 1:5].sum()), abs=1e-5)
 
 
-def test_key_maps_on_different_rows_do_not_share_a_pass() -> None:
+def test_key_maps_on_different_rows_each_keep_theirs() -> None:
     prompt = prompt_of(9, [1, 5])
-    main = Branch("main", prompt)
 
-    def together(*key_rows: Any) -> Any:
-        makers = [lambda _, rows=rows: Keyed("all", rows) for rows in key_rows]
-        return steered(Plan(main, policies=tuple(makers)), main)()
+    class Second(Keyed):
+        def key_map(self, layer: int) -> KeyMap:
+            return KeyMap(bias=torch.tensor([0.0, 0.0, NO, *[0.0] * 6]))
 
-    assert len(together(None, "all")) == 2
-    assert len(together("last", "last")) == 2
-    with pytest.raises(Unsupported, match="different rows"):
-        together(None, "after_image")
+    q, k = torch.randn(2, 1, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+    eye = torch.eye(9).expand(1, 4, 9, 9)
+    row = Steered(prompt.layout, (Keyed("all", "last"), Second("all", "after_image")))
+    found = Steering([row], [9], prefill=True).attend(
+        0, q, k, eye, 0.5, lambda _: torch.ones(1, 4, 9, 9)
+    )
+    for key, first in ((1, 8), (2, 5)):
+        hidden = (found[0, :, key:, key] == 0).all(0).nonzero().flatten() + key
+        assert hidden.tolist() == list(range(first, 9))
 
 
 def test_evidence_shows_calibrated_rows(adapter: Any, picture: Any) -> None:
@@ -733,7 +737,6 @@ def test_evidence_shows_calibrated_rows(adapter: Any, picture: Any) -> None:
         ("caac", {"layers": 5}, BadInput, "layers=5.*there are 4"),
         ("sid", {"agg": 4}, BadInput, "agg=4.*4 layers"),
         ("sid", {"agg": 0}, BadInput, "agg=0"),
-        ("caac+pai", {"caac.beta": 0.0}, Unsupported, "do not combine"),
         ("fia+pai", {}, Unsupported, "same name"),
     ],
 )

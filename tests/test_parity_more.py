@@ -483,7 +483,6 @@ def test_whole_models(
         ("pai", {"gamma": 0.9}, BadInput, "gamma=0.9"),
         ("icd", {"disturbance": ""}, BadInput, "disturbance=''"),
         ("icd", {"disturbance": "What is <image>?"}, BadInput, "stands for a picture"),
-        ("pai+vaf", {}, Unsupported, "different rows"),
     ],
 )
 def test_refusals(

@@ -16,7 +16,10 @@ from halu.attention import KeyMap, ScoreMap, grouped_attention, merge, weighted_
 from halu.attention.policy import AttentionPolicy
 from halu.attention.reference import column_mass
 from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.decode import Decoder
+from halu.errors import Unsupported
+from halu.layout import ImageSpan, Layout
 from halu.prompt import Prompt
 from halu.search import Choice, Pick
 from halu.strategy import Branch, Plan, Tap
@@ -81,6 +84,61 @@ def test_the_epilogue_inside_is_the_merge_outside() -> None:
     assert torch.allclose(found, merge(parts, weigh(parts.mass)), atol=1e-5)
     plain = weighted_attention(q, k, v, labels, 3, epilogue=lambda mass: None, **shared)
     assert torch.allclose(plain, merge(parts), atol=1e-5)
+
+
+def test_score_maps_one_after_another() -> None:
+    x = torch.linspace(-3, 3, 13)
+    for ups in ((1.5, 0.5), (-0.5, 2.0), (0.3, -1.0)):
+        for downs in ((0.5, 1.2), (-2.0, 0.1), (0.0, -0.7)):
+            maps = [
+                ScoreMap(torch.tensor([up]), torch.tensor([down]), torch.tensor([bias]))
+                for up, down, bias in zip(ups, downs, (0.0, 0.4), strict=True)
+            ]
+            wanted = mapped(mapped(x, maps[0]), maps[1])
+            assert torch.allclose(mapped(x, maps[0].then(maps[1])), wanted, atol=1e-6)
+    with pytest.raises(Unsupported, match="bias"):
+        maps[1].then(maps[0])
+
+
+def mapped(x: Tensor, one: ScoreMap) -> Tensor:
+    return one.up * x.clamp(min=0) + one.down * x.clamp(max=0) + one.bias
+
+
+class Weighing(AttentionPolicy):
+    """Weighs two groups on some rows."""
+
+    groups = 2
+
+    def __init__(self, rows: Any, weight: float, labels: Tensor) -> None:
+        self.rows, self.weight, self.table = rows, weight, labels
+
+    def labels(self, layer: int) -> Tensor:
+        return self.table
+
+    def weights(self, layer: int, mass: Tensor) -> Tensor:
+        own = 1 + self.weight * mass[..., 1]
+        return torch.stack([torch.ones_like(own), own], -1)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_policies_on_different_rows_each_keep_theirs(order: tuple[int, ...]) -> None:
+    """Rows before a policy's first are as without it; the rest as with all that act there."""
+    q, k, v = qkv(queries=9)
+    layout = Layout(9, (ImageSpan(2, 5, ()),))
+    shapes = (("all", 0), ("after_image", 5), ("last", 8))
+    tables = [torch.arange(9) % 2, (torch.arange(9) > 3).long(), (torch.arange(9) < 6).long()]
+    parts = [Weighing(rows, 0.5 + place, tables[place]) for place, (rows, _) in enumerate(shapes)]
+
+    def run(*policies: AttentionPolicy) -> Tensor:
+        steering = Steering([Steered(layout, policies)], [9], prefill=True)
+        return steering.attend(0, q, k, v, 0.5, lambda rows: torch.zeros(1, 4, 9, 8))
+
+    found = run(*(parts[i] for i in order))
+    everywhere = [Weighing("all", part.weight, part.table) for part in parts]
+    assert torch.allclose(found[:, :, :5], run(everywhere[0])[:, :, :5], atol=1e-6)
+    assert torch.allclose(found[:, :, 5:8], run(*everywhere[:2])[:, :, 5:8], atol=1e-6)
+    assert torch.allclose(found[:, :, 8:], run(*everywhere)[:, :, 8:], atol=1e-6)
+    assert not torch.allclose(run(*everywhere[:2])[:, :, 8:], found[:, :, 8:], atol=1e-4)
 
 
 def test_column_masses() -> None:
@@ -211,9 +269,6 @@ def test_borrowed_heads_swap_maps_but_not_values(adapter: Any, picture: Any) -> 
     class Borrow(AttentionPolicy):
         def borrowed_heads(self, layer: int) -> Tensor:
             return torch.tensor([3, 3, 0, 3])
-
-    from halu.attention.steering import Steering
-    from halu.layout import Layout
 
     steering = Steering([Steered(Layout(9), (Borrow(),))], [9], prefill=True)
     found = steering.attend(0, q, k, v, 0.5, lambda rows: torch.zeros(1, 4, 9, 8))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from halu.attention.reference import Changes, grouped_reference, weighted_reference
-from halu.errors import BadInput, Unavailable
+from halu.errors import BadInput, Unavailable, Unsupported
 
 Impl = Literal["reference"]
 Epilogue = Callable[[Tensor], Tensor | None]
@@ -36,6 +36,18 @@ class ScoreMap:
     up: Tensor
     down: Tensor
     bias: Tensor
+
+    def then(self, other: "ScoreMap") -> "ScoreMap":
+        """This change, then another, which sees the sign that this one leaves.
+
+        Raises:
+            Unsupported: if this one has a bias, which moves the sign's change away from 0.
+        """
+        if bool((self.bias != 0).any()):
+            raise Unsupported("A score map with a bias cannot come before another.")
+        up = self.up * torch.where(self.up >= 0, other.up, other.down)
+        down = self.down * torch.where(self.down >= 0, other.down, other.up)
+        return ScoreMap(up, down, other.bias)
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,24 +109,20 @@ class AttentionPolicy:
         return None
 
     @property
-    def regroups(self) -> bool:
-        """Whether attention itself changes, by group or by key."""
-        return self.groups > 1 or self.keyed
+    def rows_of_keys(self) -> Rows:
+        """Prompt rows on which `key_map` acts."""
+        return self.key_rows or self.rows
 
 
 class Stacked(AttentionPolicy):
-    """Several such policies at once: each sees its own groups of the same masses; weights and
-    factors multiply, biases add.
+    """The groups of several policies at once: each sees its own groups of the same masses, their
+    weights multiply, their score maps follow one another.
 
-    Labels are the product of the parts' labels. The parts act on the same rows, since one pass
-    serves all.
+    Labels are the product of the parts' labels.
     """
 
     def __init__(self, parts: Sequence[AttentionPolicy]) -> None:
         self.parts = tuple(parts)
-        self.rows = parts[0].rows
-        self.keyed = any(part.keyed for part in parts)
-        self.key_rows = next((part.key_rows for part in parts if part.keyed), None)
         self.groups = 1
         self.generated = 0
         for part in parts:
@@ -147,22 +143,14 @@ class Stacked(AttentionPolicy):
         return joint
 
     def score_map(self, layer: int) -> ScoreMap | None:
-        """The one score map among the parts (composition refuses two)."""
+        """The parts' score maps, one after another."""
+        total: ScoreMap | None = None
         for index, part in enumerate(self.parts):
             found = part.score_map(layer) if part.labels(layer) is not None else None
             if found is not None:
-                return ScoreMap(
-                    *(self._spread(t, index) for t in (found.up, found.down, found.bias))
-                )
-        return None
-
-    def key_map(self, layer: int) -> KeyMap | None:
-        """All parts' changes, one after another."""
-        total: KeyMap | None = None
-        for part in self.parts:
-            found = part.key_map(layer)
-            if found is not None:
-                total = found if total is None else total.then(found)
+                tables = (found.up, found.down, found.bias)
+                spread = ScoreMap(*(self._spread(table, index) for table in tables))
+                total = spread if total is None else total.then(spread)
         return total
 
     def weights(self, layer: int, mass: Tensor) -> Tensor | None:

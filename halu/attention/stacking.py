@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from halu.attention import KeyMap, ScoreMap
-from halu.attention.steered import Steered
+from halu.attention.regrouping import Regrouping
 
 
-def stacked_maps(layer: int, rows: Sequence[Steered], groups: int, q: Tensor) -> ScoreMap | None:
+def stacked_maps(layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor) -> ScoreMap | None:
     """The rows' score maps [n, H, G]; identity where a row or a group has none."""
     found = [row.score_map(layer) for row in rows]
     if all(m is None for m in found):

@@ -2,17 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, ScoreMap
-from halu.attention.policy import AttentionPolicy, Stacked
+from halu.attention.policy import AttentionPolicy, Rows
 from halu.attention.reference import scores
+from halu.attention.regrouping import Regrouping
 from halu.attention.trace import Trace
 from halu.layout import Layout
-
-ROOM = 256
-"""Generated tokens for which a label table is made at once."""
 
 
 @dataclass(slots=True)
@@ -26,7 +22,8 @@ class Steered:
         taps: layers whose input at the newest token is kept in `tapped`; the number of layers
             stands for the input of the final norm.
         tapped: residual stream [D] by layer, of the last forward.
-        regrouping: the policies that change attention itself, as one.
+        regrouping: the policies that change attention itself, as generated tokens see them.
+        passes: the same for the prompt's rows: from which row on which of them act.
     """
 
     layout: Layout
@@ -34,12 +31,15 @@ class Steered:
     trace: Trace | None = None
     taps: frozenset[int] = frozenset()
     tapped: dict[int, Tensor] = field(default_factory=dict)
-    regrouping: AttentionPolicy | None = field(init=False)
-    _tables: dict[int, Tensor] = field(init=False, default_factory=dict)
+    regrouping: Regrouping = field(init=False)
+    passes: tuple[tuple[int, Regrouping], ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        parts = [policy for policy in self.policies if policy.regroups]
-        self.regrouping = Stacked(parts) if len(parts) > 1 else (parts[0] if parts else None)
+        rows = {p.rows for p in self.policies if p.groups > 1}
+        rows |= {p.rows_of_keys for p in self.policies if p.keyed}
+        starts = sorted({self.starts(one) for one in rows})
+        self.passes = tuple((start, self._regrouping(start)) for start in starts)
+        self.regrouping = self.passes[-1][1] if starts else Regrouping((), (), self.layout.length)
 
     def fork(self) -> "Steered":
         """The steering of another hypothesis that goes on from here."""
@@ -50,11 +50,6 @@ class Steered:
     def active(self) -> bool:
         """Whether attention has anything to do."""
         return bool(self.policies) or self.trace is not None
-
-    @property
-    def groups(self) -> int:
-        """Key groups of the policies together."""
-        return 1 if self.regrouping is None else self.regrouping.groups
 
     def look(self, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
         """Shows the newest rows' scores, from q [1, H, Q, D] and k [1, Hkv, K, D], the last query
@@ -74,60 +69,14 @@ class Steered:
         for policy in self.policies:
             policy.heard(row)
 
-    def changes(self, layer: int) -> bool:
-        """Whether attention itself changes in this layer."""
-        part = self.regrouping
-        return part is not None and (
-            part.labels(layer) is not None or part.key_map(layer) is not None
-        )
+    def _regrouping(self, first: int) -> Regrouping:
+        """Of the policies that act on row `first` of the prompt."""
+        grouping = [p for p in self.policies if p.groups > 1 and self.starts(p.rows) <= first]
+        keyed = [p for p in self.policies if p.keyed and self.starts(p.rows_of_keys) <= first]
+        return Regrouping(grouping, keyed, self.layout.length)
 
-    def labels(self, layer: int, keys: int, device: torch.device) -> Tensor:
-        """Group of each key, [keys] or [H, keys]: the prompt's labels, then the generated tokens';
-        0 where groups play no role.
-        """
-        table = self._tables.get(layer)
-        if table is None or table.shape[-1] < keys:
-            table = self._table(layer, keys + ROOM, device)
-            self._tables[layer] = table
-        return table[..., :keys]
-
-    def score_map(self, layer: int) -> ScoreMap | None:
-        """Change of the scores by group."""
-        part = self.regrouping
-        if part is None or part.labels(layer) is None:
-            return None
-        return part.score_map(layer)
-
-    def key_map(self, layer: int, keys: int, device: torch.device) -> KeyMap | None:
-        """Change by key over `keys` keys, the generated ones unchanged."""
-        found = None if self.regrouping is None else self.regrouping.key_map(layer)
-        if found is None:
-            return None
-
-        def whole(table: Tensor | None, neutral: float) -> Tensor | None:
-            if table is None:
-                return None
-            room = (0, keys - table.shape[-1])
-            return torch.nn.functional.pad(table.to(device), room, value=neutral)
-
-        return KeyMap(whole(found.factor, 1.0), whole(found.bias, 0.0), whole(found.gain, 1.0))
-
-    def weights(self, layer: int, mass: Tensor) -> Tensor | None:
-        """Weights [H, Q, G] for masses [H, Q, G] whose further groups belong to other rows."""
-        part = self.regrouping
-        if part is None or part.labels(layer) is None:
-            return None
-        found = part.weights(layer, mass[..., : part.groups])
-        if found is None or part.groups == mass.shape[-1]:
-            return found
-        return torch.nn.functional.pad(found, (0, mass.shape[-1] - part.groups), value=1.0)
-
-    def _table(self, layer: int, keys: int, device: torch.device) -> Tensor:
-        part = self.regrouping
-        prompt = None if part is None else part.labels(layer)
-        if part is None or prompt is None:
-            return torch.zeros(keys, dtype=torch.int64, device=device)
-        shape = (*prompt.shape[:-1], keys)
-        table = torch.full(shape, part.generated, dtype=torch.int64, device=device)
-        table[..., : self.layout.length] = prompt.to(device)
-        return table
+    def starts(self, rows: Rows) -> int:
+        """First prompt row of a choice of rows."""
+        after = max((span.stop for span in self.layout.images), default=0)
+        length = self.layout.length
+        return {"all": 0, "after_image": after, "last": length - 1, "decode": length}[rows]

@@ -5,17 +5,17 @@ stored on the model and two requests cannot meet. Rows without a policy keep the
 attention.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from halu.attention import KeyMap, weighted_attention
-from halu.attention.policy import Rows
 from halu.attention.reference import Changes, column_mass, members, scores, softmax
+from halu.attention.regrouping import Regrouping
 from halu.attention.stacking import stacked, stacked_keys, stacked_maps
 from halu.attention.steered import Steered
-from halu.layout import Layout
+from halu.attention.trace import Trace
 
 Plain = Callable[[Tensor], Tensor]
 """The host's attention for these rows of the batch: indices [n] -> outputs [n, H, Q, D]."""
@@ -102,7 +102,7 @@ class Steering:
         for index, row in enumerate(self.rows):
             one = slice(index, index + 1)
             row.look(layer, q[one], k[one, :, self._span(index)], scale)
-        changed = [index for index, row in enumerate(self.rows) if row.changes(layer)]
+        changed = [i for i, row in enumerate(self.rows) if row.regrouping.changes(layer)]
         rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
         if rest:
@@ -120,15 +120,14 @@ class Steering:
             if row.trace is not None:
                 one = slice(index, index + 1)
                 keys = k[one, :, self._span(index)]
-                maps = row.key_map(layer, keys.shape[2], keys.device)
-                _trace(layer, row, q[one], keys, scale, row.changes(layer), maps)
+                _trace(layer, row.trace, row.regrouping, q[one], keys, scale)
         return out
 
     def _mixed(
         self, layer: int, index: list[int], q: Tensor, k: Tensor, v: Tensor, scale: float
     ) -> Tensor:
         keys = k.shape[2]
-        rows = [self.rows[i] for i in index]
+        rows = [self.rows[i].regrouping for i in index]
         own = [keys - self.pads[i] for i in index]
         labels = [row.labels(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
         maps = [row.key_map(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
@@ -136,10 +135,10 @@ class Steering:
             layer,
             rows,
             (q, k, v),
-            stacked(labels, q.shape[1], keys, 0),
             scale,
+            stacked(labels, q.shape[1], keys, 0),
+            stacked_keys(maps, q.shape[1], keys),
             mask=self._mask(index, k),
-            key_map=stacked_keys(maps, q.shape[1], keys),
         )
 
     def _mask(self, rows: list[int], k: Tensor) -> Tensor | None:
@@ -165,33 +164,39 @@ def _prompt(
     heads = next((h for p in row.policies if (h := p.borrowed_heads(layer)) is not None), None)
     if heads is not None:
         q, k, v = _borrowed(heads, q, k, v)
-    first = keyed = keys
-    if row.regrouping is not None and row.changes(layer):
-        part = row.regrouping
-        first = _first_row(part.rows, row.layout)
-        keyed = max(first, _first_row(part.key_rows or part.rows, row.layout))
-    key_map = row.key_map(layer, keys, k.device) if keyed < keys else None
-    lent = 0 if heads is not None else first
-    bare = Steered(row.layout)
-    for start, stop, who, maps in (
-        (lent, first, bare, None),
-        (first, keyed, row, None),
-        (keyed, keys, row, key_map),
-    ):
-        if start < stop:
-            labels = who.labels(layer, keys, k.device)[None]
-            some = q[:, :, start:stop]
-            found = _weighted(layer, [who], (some, k, v), labels, scale, first=start, key_map=maps)
+    for start, stop, part in _segments(row, keys, lent=heads is not None):
+        if part.changes(layer) or heads is not None:
+            some = (q[:, :, start:stop], k, v)
+            found = _weighted(layer, [part], some, scale, *_tables(layer, part, k), first=start)
             out[:, :, start:stop] = found.to(out.dtype)
     last = out[0, :, -1].to(torch.float32, copy=True)  # before any policy scales it
     for policy in row.policies:
         factor = policy.head_scale(layer, last)
         if factor is not None:
-            rows = slice(_first_row(policy.rows, row.layout), None)
+            rows = slice(row.starts(policy.rows), None)
             out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
     if row.trace is not None:
-        _trace(layer, row, q[:, :, -1:], k, scale, first < keys, key_map)
+        *_, (_, _, part) = _segments(row, keys, lent=True)
+        _trace(layer, row.trace, part, q[:, :, -1:], k, scale)
     return out
+
+
+def _segments(row: Steered, keys: int, lent: bool) -> Iterator[tuple[int, int, Regrouping]]:
+    """Rows [start, stop) of a prompt and the policies that act on them; with `lent`, rows on which
+    none acts come too.
+    """
+    bare = (0, Regrouping((), (), keys))
+    passes = (bare, *row.passes) if lent else row.passes
+    stops = (*(start for start, _ in passes), keys)[1:]
+    for (start, part), stop in zip(passes, stops, strict=True):
+        if start < min(stop, keys):
+            yield start, min(stop, keys), part
+
+
+def _tables(layer: int, part: Regrouping, k: Tensor) -> tuple[Tensor, KeyMap | None]:
+    """Labels [1, K] or [1, H, K] and key map of one row."""
+    keys = k.shape[2]
+    return part.labels(layer, keys, k.device)[None], part.key_map(layer, keys, k.device)
 
 
 def _watch(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float) -> None:
@@ -209,23 +214,16 @@ def _borrowed(heads: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, T
     return q[:, heads], k[:, heads // share], v.repeat_interleave(share, 1)
 
 
-def _first_row(rows: Rows, layout: Layout) -> int:
-    after = max((span.stop for span in layout.images), default=0)
-    return {"all": 0, "after_image": after, "last": layout.length - 1, "decode": layout.length}[
-        rows
-    ]
-
-
 def _weighted(
     layer: int,
-    rows: Sequence[Steered],
+    rows: Sequence[Regrouping],
     qkv: tuple[Tensor, Tensor, Tensor],
-    labels: Tensor,
     scale: float,
+    labels: Tensor,
+    key_map: KeyMap | None,
     *,
     mask: Tensor | None = None,
     first: int | None = None,
-    key_map: KeyMap | None = None,
 ) -> Tensor:
     groups = max(row.groups for row in rows)
 
@@ -248,27 +246,17 @@ def _weighted(
     )
 
 
-def _trace(
-    layer: int,
-    row: Steered,
-    q: Tensor,
-    k: Tensor,
-    scale: float,
-    changed: bool,
-    key_map: KeyMap | None,
-) -> None:
+def _trace(layer: int, trace: Trace, part: Regrouping, q: Tensor, k: Tensor, scale: float) -> None:
     """Records where one query row looked, as its policies left it."""
-    assert row.trace is not None
-    keys = k.shape[2]
     x = scores(q, k, scale)
-    if not changed:
-        row.trace.add(softmax(x, None)[0][0, :, 0])
+    if not part.changes(layer):
+        trace.add(softmax(x, None)[0][0, :, 0])
         return
-    labels = row.labels(layer, keys, k.device)[None]
-    changes = Changes(row.score_map(layer), key_map)
+    labels, key_map = _tables(layer, part, k)
+    changes = Changes(part.score_map(layer), key_map)
     p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
-    member = members(labels, row.groups)
-    weights = row.weights(layer, (p @ member.transpose(-1, -2))[0])
+    member = members(labels, part.groups)
+    weights = part.weights(layer, (p @ member.transpose(-1, -2))[0])
     if weights is not None:
         p = p * (weights @ member)
-    row.trace.add(p[0, :, 0])
+    trace.add(p[0, :, 0])

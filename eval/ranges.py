@@ -5,20 +5,16 @@ whose method it is and is never tuned; neither is a parameter without a value of
 model decides.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import copysign, inf, nextafter
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from halu.errors import BadInput, Unknown
-
-if TYPE_CHECKING:
-    from halu.strategy import Strategy
 
 KEPT = frozenset({"mode"})
 
@@ -49,20 +45,21 @@ class Range:
         return f"{self.low:g}..{self.high:g}"
 
 
-def declared(strategy: type[Strategy]) -> dict[str, Range]:
-    """List the parameters that a search may change, with the strategy's own bounds."""
-    fields = strategy.Params.model_fields
+def declared(params: type[BaseModel]) -> dict[str, Range]:
+    """List the parameters that a search may change, with their own bounds."""
+    fields = params.model_fields
     found = {name: _of_field(field) for name, field in fields.items() if name not in KEPT}
     return {name: one for name, one in found.items() if one is not None}
 
 
 def chosen(
-    strategy: type[Strategy], fixed: Mapping[str, Any], asked: Sequence[str]
+    owner: str, params: type[BaseModel], fixed: Mapping[str, Any], asked: Sequence[str]
 ) -> dict[str, Range]:
     """Narrow what is declared: `fixed` parameters stay, `asked` ones alone are searched.
 
     Args:
-        strategy: whose parameters.
+        owner: name of the strategy.
+        params: its parameters.
         fixed: parameters with a given value.
         asked: "alpha" or "alpha=0..2"; none means all that are declared.
 
@@ -70,20 +67,20 @@ def chosen(
         Unknown: for a parameter that does not exist.
         BadInput: for one that cannot be tuned, a range outside the bounds, or nothing to tune.
     """
-    known = declared(strategy)
+    known = declared(params)
     found = {}
     for text in asked:
         name, _, span = text.partition("=")
-        if name not in strategy.Params.model_fields:
-            raise Unknown(f"parameter of {strategy.name}", name, known)
+        if name not in params.model_fields:
+            raise Unknown(f"parameter of {owner}", name, known)
         if name not in known:
-            raise BadInput(f"Parameter {name!r} of {strategy.name!r} cannot be tuned.", param=name)
+            raise BadInput(f"Parameter {name!r} of {owner!r} cannot be tuned.", param=name)
         if name in fixed:
             raise BadInput(f"Parameter {name!r} is both fixed and tuned.", param=name)
         found[name] = _narrowed(name, known[name], span) if span else known[name]
     found = found or {name: one for name, one in known.items() if name not in fixed}
     if not found:
-        raise BadInput(f"Strategy {strategy.name!r} has no parameter to tune.", param="strategy")
+        raise BadInput(f"Strategy {owner!r} has no parameter to tune.", param="strategy")
     return found
 
 

@@ -46,6 +46,7 @@ TOP = ("halu.cli", "halu.eval", "halu.service", "halu.decoders", "halu.detectors
 MAY_IMPORT_TOP = {
     "halu.catalogue": ("halu.eval", "halu.detectors"),  # through their registries
     "halu.cli": ("halu.eval", "halu.service", "halu.detectors"),
+    "halu.calibration": ("halu.eval",),  # labelled pictures, and how answers are read
     "halu.__main__": ("halu.cli",),
 }
 # Libraries that live in one place.

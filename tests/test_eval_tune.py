@@ -40,7 +40,7 @@ def search(**changes: Any) -> Search:
         limit=24,
         batch_size=8,
     )
-    space = ranges.chosen(VCD, {"beta": 0.2}, ["alpha=0..3"])
+    space = ranges.chosen("vcd", VCD.Params, {"beta": 0.2}, ["alpha=0..3"])
     defaults = VCD.configured({"beta": 0.2}).params.model_dump()
     return Search(plan, space, defaults, **({"metric": "recall", "trials": 12} | changes))
 
@@ -133,19 +133,19 @@ def test_a_folders_pictures_are_halved(tmp_path: Path) -> None:
 def test_what_cannot_be_searched(asked: list[str], error: type[Exception], says: str) -> None:
     own = strategies.get("m3id") if asked == ["mode"] else VCD
     with pytest.raises(error, match=says.replace(".", r"\.")):
-        ranges.chosen(own, {"beta": 0.2}, asked)
+        ranges.chosen(own.name, own.Params, {"beta": 0.2}, asked)
 
 
 def test_declared_ranges_are_those_of_the_parameters() -> None:
-    assert ranges.declared(VCD) == {
+    assert ranges.declared(VCD.Params) == {
         "alpha": Range(0.0, 5.0),
         "beta": Range(0.0, 1.0),
         "noise": Range(0.0, 999.0, whole=True),
     }
     with pytest.raises(BadInput, match="no parameter to tune"):
-        ranges.chosen(strategies.get("greedy"), {}, [])
+        ranges.chosen("greedy", strategies.get("greedy").Params, {}, [])
     for strategy in strategies:
-        for name, one in ranges.declared(strategy).items():
+        for name, one in ranges.declared(strategy.Params).items():
             ends = one.choices or (int(one.low) if one.whole else one.low, one.high)
             default = strategy.Params.model_fields[name].default
             assert default in one.choices or one.low <= default <= one.high

@@ -111,14 +111,7 @@ def tune(
     Example: halu tune vcd -m tiny-llava --benchmark pope-scenes -p alpha=0..2 -o runs/tuned
     """
     plan_of, _, show = _evaluation()
-    from halu.eval import ranges
-    from halu.eval.tune import HELD_OUT, Search
-    from halu.eval.tune import tune as search
-    from halu.strategy import strategies
-
     name, fixed = strategy_with_parameters(strategy)
-    chosen = strategies.get(name)
-    defaults = chosen.configured(fixed).params.model_dump()
     plan = checked(
         plan_of,
         {
@@ -133,8 +126,10 @@ def tune(
         },
         "option",
     )
-    wanted = Search(plan, ranges.chosen(chosen, fixed, param or []), defaults, metric, trials)
+    wanted = _search(plan, param or [], metric, trials)
     from halu.cli.models import load_quietly
+    from halu.eval.tune import HELD_OUT
+    from halu.eval.tune import tune as search
 
     vlm = load_quietly(model, device=device)
     with Bar() as bar:
@@ -144,6 +139,19 @@ def tune(
     print(f"  {options}")
     print("On held-out samples:")
     show(out / HELD_OUT)
+
+
+def _search(plan: Any, asked: list[str], metric: str | None, trials: int) -> Any:
+    """What to tune, checked before a model is loaded for it."""
+    from halu.eval import ranges
+    from halu.eval.tune import Search
+    from halu.strategy import strategies
+
+    arm = plan.strategies[0]
+    chosen = strategies.get(arm.strategy)
+    defaults = chosen.configured(arm.params).params.model_dump()
+    space = ranges.chosen(chosen.name, chosen.Params, arm.params, asked)
+    return Search(plan, space, defaults, metric, trials)
 
 
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:

@@ -53,7 +53,7 @@ class HALC(Strategy):
     """Adaptive focal-contrast decoding."""
 
     name = "halc"
-    kind = "image"
+    kind = "control"
     paper = Paper(short="HALC", arxiv="2403.00425", venue="ICML 2024")
     off = {"base": "greedy", "skip": 1.0}
 

@@ -23,8 +23,8 @@ PARAMS: dict[str, dict[str, Any]] = {
     "code": {"describe_tokens": 4},
     "deco": {"layers": (1, 2, 3), "alpha": 2.0},
     "dola": {"layers": (0, 1, 2, 3), "relative_top": 0.8},
-    "glc": {"weight": 0.5, "top": 5},
     "fia": {"local": 0.8, "summary": 0.5, "beta": 0.8},
+    "glc": {"weight": 0.5, "top": 5},
     "icd": {"beta": 0.8},
     "pai": {"alpha": 0.8, "beta": 0.8},
     "ritual": {"beta": 0.8},
@@ -43,6 +43,10 @@ PARAMS: dict[str, dict[str, Any]] = {
 """Parameters with which a strategy acts on a random model: its sinks are other dimensions, and its
 rows are so flat that the usual cutoffs keep every token.
 """
+
+
+ONLY_ON = {"fia": ("llava", "llava_next")}
+"""Families on which a strategy runs; the others refuse it for want of a class token."""
 
 
 @dataclass

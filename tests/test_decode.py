@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorder import PARAMS, counted, ending, full_rows, record
+from recorder import ONLY_ON, PARAMS, counted, ending, full_rows, record
 from test_strategies import SAID
 
 from halu.adapters.cache import RowCache
@@ -74,6 +74,7 @@ def test_a_mixed_batch_gives_what_each_gives_alone(
     family: str, everything: list[Request], adapter: Any
 ) -> None:
     vlm = VLM(adapter(family))
+    everything = [one for one in everything if family in ONLY_ON.get(one.strategy or "", FAMILIES)]
     alone, costs = [], []
     for one in everything:
         with counted(vlm.adapter) as cost:

@@ -15,7 +15,7 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from recorder import PARAMS, Run, full_rows, record, same_rows
+from recorder import ONLY_ON, PARAMS, Run, full_rows, record, same_rows
 
 from halu.adapters import Adapter
 from halu.attention import ScoreMap
@@ -44,9 +44,6 @@ BESIDE = dict.fromkeys(("beam", "greedy", "sample", "var", "adhh", "pai", "vaf")
 """Prompts that a strategy's plan may run on top of its branches."""
 SAID = {"ara": 4, "carve": 4, "vdgd": 3, "code": 3}
 """Tokens that it feeds to a branch of its own before decoding."""
-
-ONLY_ON = {"fia": ("llava", "llava_next")}
-"""Families on which a strategy runs; the others refuse it for want of a class token."""
 
 on_each = pytest.mark.parametrize("name", NAMES)
 on_two_families = pytest.mark.parametrize("family", CHECKED)

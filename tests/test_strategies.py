@@ -17,11 +17,13 @@ import pytest
 import torch
 from recorder import ONLY_ON, PARAMS, Run, full_rows, record, same_rows
 
+from halu import aside
 from halu.adapters import Adapter
 from halu.attention import ScoreMap
 from halu.attention.policy import AttentionPolicy
 from halu.engine import VLM
 from halu.errors import BadInput, HaluError, Unknown, Unsupported
+from halu.planning import steered
 from halu.rules import Additive
 from halu.strategy import Branch, Plan, Strategy, keep_main, strategies
 from halu.testing.random_models import FAMILIES
@@ -77,7 +79,9 @@ def run(adapter: Callable[[str], Adapter], picture: Any) -> Callable[..., Run]:
         if variant == "off":
             params |= cls_of(name).off or {}
         own: dict[str, Any] = {"evidence": "map"}
-        if name in ("beam", "halc") and variant == "on":  # tokens not final have no evidence
+        if (
+            name in ("beam", "halc", "opera") and variant == "on"
+        ):  # tokens not final have no evidence
             own = {}
         if variant == "plain":
             return record(adapter(family), request(picture, evidence="map"))
@@ -349,7 +353,7 @@ def test_the_same_request_gives_the_same_answer_streamed_or_not(
     vlm = VLM(adapter(family))
     own = {"temperature": temperature, "seed": 5, "max_new_tokens": 5}
     asked = request(picture, name, PARAMS.get(name, {}), **own)
-    if temperature and name in ("greedy", "beam"):
+    if temperature and name in ("greedy", "beam", "opera"):
         with pytest.raises(BadInput, match=r"temperature|sample") as error:
             list(vlm.run(asked))
         assert error.value.param == "temperature"
@@ -541,6 +545,25 @@ def test_attention_strategies_steer_the_main_branch_of_a_branch_strategy(
     for step, row in zip(both.steps, full_rows(stock(family), ruined.prompt, fed), strict=True):
         assert (step.rows["ruined"] - row).abs().max() < 1e-4
     assert both.answer.usage.forwards == 2 * STEPS + 1
+
+
+@on_two_families
+def test_a_supporting_branch_is_steered_too(family: str, adapter: Any, picture: Any) -> None:
+    """VAR+RITUAL: both pictures' attention is redistributed, then the rows add up."""
+    own = {f"var.{key}": value for key, value in PARAMS["var"].items()}
+    both = record(adapter(family), request(picture, "var+ritual", own | {"ritual.beta": 0.8}))
+    var = record(adapter(family), request(picture, "var", PARAMS["var"]))
+    ritual = record(adapter(family), request(picture, "ritual", {"beta": 0.8}))
+    first, alone = both.steps[0], ritual.steps[0]
+    assert (first.main - var.steps[0].main).abs().max() < 1e-4
+    assert (first.rows["transformed"] - alone.rows["transformed"]).abs().max() > 1e-3
+    (turned,) = both.plan.extra
+    again = aside.rows(adapter(family), turned.prompt, steered(both.plan, turned)())
+    assert (first.rows["transformed"] - next(again)).abs().max() < 1e-4
+    for step, row in zip(both.steps, both.ruled, strict=True):
+        kept = ~torch.isneginf(row)
+        wanted = step.main + 3.0 * step.rows["transformed"]
+        assert torch.allclose(row[kept], wanted[kept], atol=1e-4)
 
 
 @on_two_families

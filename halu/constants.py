@@ -32,7 +32,7 @@ _FOUND = "halu calibrate, 95th percentile on 100 built-in scenes"
 SINKS: dict[Shape, Sinks] = {
     ("llava", 4096, 32, 32): Sinks((1415, 2533), 20.0, "seilk/VisAttnSink, LLaMA-2-7B base"),
     ("llava", 5120, 40, 40): Sinks((2100, 4743), 20.0, "seilk/VisAttnSink, LLaMA-2-13B base"),
-    ("llava", 192, 4, 3): Sinks((189, 180), 2.75, f"tiny-llava, {_FOUND}"),
+    ("llava", 192, 4, 3): Sinks((22, 105), 3.0, f"tiny-llava, {_FOUND}"),
     ("qwen2_5_vl", 192, 4, 3): Sinks((48, 129), 3.25, f"tiny-qwen, {_FOUND}"),
     ("qwen2_vl", 3584, 28, 4): Sinks((458, 2570), 20.0, "second-hand, VAR paper appendix"),
 }
@@ -73,6 +73,9 @@ def _pairs(text: str) -> tuple[tuple[int, ...], ...]:
 _ADHH = "TianyunYoung/Hallucination-Attribution@841fc1b"
 
 HALLUCINATION_HEADS: dict[Shape, Heads] = {
+    ("llava", 192, 4, 3): Heads(
+        _pairs("0,2 1,1"), "tiny-llava, halu calibrate, 100 built-in scenes"
+    ),
     ("llava", 4096, 32, 32): Heads(
         _pairs(
             "16,29 26,9 13,31 15,10 20,12 30,9 19,18 17,0 18,9 26,28 19,27 18,26 15,25 14,16"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from halu import calibration
+from halu import calibration, constants
 from halu.attention.steered import Steered
 from halu.calibration import influence, labelled, profile, sinks, store
 from halu.constants import hallucination_heads
@@ -126,7 +126,8 @@ def test_a_profile_keeps_heads_that_gain(tiny: VLM) -> None:
     assert list(divmod(int(gains.argmax()), 6)) in params["pairs"]
 
 
-def test_what_is_kept_is_used(tiny: VLM) -> None:
+def test_what_is_kept_is_used(tiny: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HALLUCINATION_HEADS", {})
     facts = tiny.adapter.facts
     with pytest.raises(Unsupported, match="halu calibrate tiny-llava adhh"):
         hallucination_heads(facts)

@@ -21,7 +21,7 @@ help:
 	@echo 'make test      install, then the whole test suite (PYTEST_ARGS=... for a part of it)'
 	@echo 'make check     install, then format, lint, types, generated docs'
 	@echo 'make format    format the code and mend what lint can mend'
-	@echo 'make docs      write the generated parts of the README'
+	@echo 'make docs      write the generated parts of the README and docs/strategies'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     remove what was built; .venv stays'
 
@@ -50,6 +50,8 @@ types: install
 
 docs-check: install
 	$(BIN)/python tools/readme_tables.py --check
+	$(BIN)/python tools/strategy_pages.py --check
+	$(BIN)/python tools/results_page.py --check
 
 format: install
 	$(BIN)/ruff check --fix-only $(wildcard $(CODE))
@@ -57,6 +59,8 @@ format: install
 
 docs: install
 	$(BIN)/python tools/readme_tables.py
+	$(BIN)/python tools/strategy_pages.py
+	$(BIN)/python tools/results_page.py
 
 wheel: install
 	rm -rf build/lib

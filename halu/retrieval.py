@@ -25,9 +25,6 @@ from PIL import Image
 from halu.errors import BadInput, HaluError, Unavailable
 from halu.grounding import open_matcher
 from halu.images import open_image
-from halu.scenes import draw
-from halu.scenes.captions import describe
-from halu.scenes.grammar import one
 
 if TYPE_CHECKING:
     from halu.grounding.clip import ClipMatcher
@@ -119,6 +116,10 @@ def made(entries: Iterable[Entry], clip: str | None = None) -> Index:
 
 def scenes(n: int) -> Iterator[Entry]:
     """Training scenes with captions, and their objects with phrases."""
+    from halu.scenes import draw  # the atlas is large, and seldom asked for
+    from halu.scenes.captions import describe
+    from halu.scenes.grammar import one
+
     for seed in range(n):
         scene, rng = draw(seed), random.Random(f"halu.retrieval {seed}")
         image = Image.fromarray(scene.image)

@@ -1,0 +1,134 @@
+"""Write `docs/results/README.md`: every stored run as one table, and what each strategy changed.
+
+    python tools/results_page.py [--check]
+
+Figures and verdicts are those of `summary.json`; nothing is computed here. With `--check` nothing
+is written; the exit status says whether the page is current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+PAGE = RESULTS / "README.md"
+COLUMNS = (
+    ("pope-scenes", "random", "accuracy", "POPE random, accuracy"),
+    ("pope-scenes", "popular", "accuracy", "popular"),
+    ("pope-scenes", "adversarial", "accuracy", "adversarial"),
+    ("chair-scenes", "test", "chair_i", "CHAIR_i, lower is better"),
+    ("chair-scenes", "test", "recall", "recall"),
+    ("chair-scenes", "test", "length", "length"),
+    ("mme-scenes", "existence", "score", "MME existence, of 200"),
+    ("mme-scenes", "count", "score", "count"),
+    ("mme-scenes", "position", "score", "position"),
+    ("mme-scenes", "color", "score", "color"),
+)
+HEAD = """# Results on the built-in world
+
+Written by `tools/results_page.py` from the stored runs. The models are halu's own small ones and
+the pictures are drawn: these figures compare strategies here and say nothing about LLaVA-1.5 or
+Qwen2.5-VL. In brackets 95 % intervals from resampling pictures. **better** and **worse** are
+differences from greedy on the same samples that remain after Holm's correction over all strategies
+of a column (McNemar's test for accuracy, paired bootstrap for the rest); everything else is no
+difference that this many samples can show. Strategies ran with the parameters in the command, none
+was tuned.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for file in sorted(RESULTS.glob("*/summary.json")):
+        found = json.loads(file.read_text("utf-8"))
+        parts += [section(found, file.parent.name)]
+    return "\n".join(parts)
+
+
+def section(found: dict[str, Any], folder: str) -> str:
+    """One run: command, table, and the strategies by what they changed."""
+    by_key = {(row["label"], row["benchmark"], row["split"]): row for row in found["results"]}
+    labels = list(dict.fromkeys(row["label"] for row in found["results"]))
+    shown = [c for c in COLUMNS if any((name, *c[:2]) in by_key for name in labels)]
+    counts = {c[:2]: row["n"] for c in shown if (row := by_key.get((labels[0], *c[:2])))}
+    lines = [
+        f"## {found['run']['model']}\n",
+        f"[Report]({folder}/report.html), [summary]({folder}/summary.json), made by\n",
+        f"```sh\n{found['run']['command']}\n```\n",
+        "Samples: "
+        + ", ".join(f"{name} {split} {n}" for (name, split), n in counts.items())
+        + ".\n",
+        "| strategy | " + " | ".join(c[3] for c in shown) + " | forwards a token |",
+        "|---|" + "---|" * len(shown) + "--:|",
+    ]
+    for name in labels:
+        cells = [cell(by_key.get((name, *c[:2])), c[2]) for c in shown]
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {forwards(by_key, name)} |")
+    return "\n".join([*lines, "", *changes(by_key, labels, shown)]) + "\n"
+
+
+def cell(row: dict[str, Any] | None, metric: str) -> str:
+    """A value with its interval, and the verdict if there is one."""
+    if row is None or row["metrics"][metric]["value"] is None:
+        return ""
+    figure = row["metrics"][metric]
+    scale = 1 if metric in ("score", "length") else 100
+    value = f"{figure['value'] * scale:.1f}"
+    if figure["ci"]:
+        value += f" ({figure['ci'][0] * scale:.1f}–{figure['ci'][1] * scale:.1f})"
+    verdict = row["vs_greedy"].get(metric, {}).get("verdict", "")
+    return value if verdict in ("", "no difference") else f"{value} **{verdict}**"
+
+
+def forwards(by_key: dict[Any, dict[str, Any]], name: str) -> str:
+    """Forwards a token over the captions, where the prompt weighs least."""
+    row = by_key.get((name, "chair-scenes", "test"))
+    cost = row["cost"]["forwards_per_token"] if row else None
+    return "" if cost is None else f"{cost:.2f}"
+
+
+def changes(by_key: dict[Any, dict[str, Any]], labels: list[str], shown: list[Any]) -> list[str]:
+    """Strategies with a verdict, each with what got better and worse; then the others."""
+    told, silent = [], []
+    for name in labels[1:]:
+        good, bad = [], []
+        for benchmark, split, metric, _ in shown:
+            row = by_key.get((name, benchmark, split))
+            verdict = row["vs_greedy"].get(metric, {}).get("verdict") if row else None
+            where = f"{metric} ({benchmark} {split})"
+            if verdict == "better":
+                good.append(where)
+            elif verdict == "worse":
+                bad.append(where)
+        if good or bad:
+            parts = [f"better {', '.join(good)}"] * bool(good) + [f"worse {', '.join(bad)}"] * bool(
+                bad
+            )
+            told.append(f"- `{name}`: {'; '.join(parts)}")
+        else:
+            silent.append(f"`{name}`")
+    return [*told, "", f"No difference that shows: {', '.join(silent)}.\n"]
+
+
+def main() -> int:
+    """Writes the page, or checks it."""
+    parser = argparse.ArgumentParser(description="Write the page of results.")
+    parser.add_argument("--check", action="store_true", help="only say whether it is current")
+    check = parser.parse_args().check
+    text = page()
+    if PAGE.exists() and PAGE.read_text("utf-8") == text:
+        return 0
+    if check:
+        print("docs/results/README.md is not current. Run: make docs", file=sys.stderr)
+        return 1
+    PAGE.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,8 +2,7 @@
 
 from pydantic import Field
 
-from halu.errors import BadInput
-from halu.search import Beams
+from halu.search import Beams, unsampled
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
@@ -27,12 +26,7 @@ class Beam(Strategy):
 
     def plan(self, ctx: Context) -> Plan:
         """The main branch, searched."""
-        if ctx.request.sampling.temperature:
-            raise BadInput(
-                "Beam search does not sample.",
-                hint="Leave the temperature out.",
-                param="temperature",
-            )
+        unsampled(ctx.request.sampling)
         if self.params.beams == 1:
             return Plan(ctx.main)
         return Plan(ctx.main, search=Beams(self.params.beams, self.params.length_penalty))

@@ -141,6 +141,7 @@ class Calibrated(AttentionPolicy):
 
     groups = 2
     key_rows = "after_image"
+    carries = True
 
     def __init__(self, layout: Layout, params: CAAC.Params, kappa: dict[int, Tensor]) -> None:
         self.params = params

@@ -114,6 +114,7 @@ class Correct(AttentionPolicy):
 
     def __init__(self, prompt: Prompt, params: GLC.Params, layers: int, region: Tensor) -> None:
         self.params = params
+        self.carries = params.region_source == "previous"
         self.last = layers - 1
         self.picture = picture(prompt)
         self.region = self.next_region = region

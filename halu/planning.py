@@ -262,12 +262,23 @@ def _summed_rule(name: str, rules: Sequence[Rule]) -> Rule:
 
 
 def steered(plan: Plan, branch: Branch) -> Callable[[], tuple[AttentionPolicy, ...]]:
-    """Makes the policies of one branch of a plan."""
+    """Makes the policies of one branch of a plan.
+
+    Raises:
+        Unsupported: when called, if the search may take back what a policy learnt from.
+    """
 
     def make() -> tuple[AttentionPolicy, ...]:
         if not branch.prompt.layout.images:
             return ()
         makers = (*plan.policies, *branch.policies) if branch.steered else branch.policies
-        return tuple(maker(branch.prompt) for maker in makers)
+        policies = tuple(maker(branch.prompt) for maker in makers)
+        if plan.search.goes_back and any(policy.carries for policy in policies):
+            raise Unsupported(
+                "A strategy that learns from generated tokens does not combine with one that takes"
+                " tokens back.",
+                param="strategy",
+            )
+        return policies
 
     return make

@@ -7,12 +7,13 @@ text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
+from halu.errors import BadInput
 from halu.types import Sampling
 
 Policies = Sequence[tuple[AttentionPolicy, ...]]
@@ -33,9 +34,11 @@ class Search(Protocol):
 
     Attributes:
         streams: whether every choice is final, so that tokens can be told as they come.
+        goes_back: whether it may drop tokens of a hypothesis that goes on.
     """
 
     streams: bool
+    goes_back: bool
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Search":
         """A fresh search for one request: how to draw, which tokens end an answer, the prompt's
@@ -46,7 +49,9 @@ class Search(Protocol):
         """The next hypotheses from rows [N, V]; `seen` are the tokens of each so far."""
 
     def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
-        """The answer's tokens once the search is over, else none; `final`: no step is left."""
+        """The answer's tokens once the search is over, else none; `final`: the longest hypothesis
+        is as long as it may be.
+        """
 
 
 @dataclass(slots=True)
@@ -54,6 +59,7 @@ class Pick:
     """One hypothesis: the best token at temperature 0, otherwise a draw."""
 
     streams: bool = True
+    goes_back: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()
@@ -78,6 +84,59 @@ class Pick:
         return live[0] if final or (live[0] and live[0][-1] in self.ends) else None
 
 
+class Continuation(NamedTuple):
+    """Hypothesis `parent` with one more token, and the total log-probability that it then has."""
+
+    parent: int
+    token: int
+    total: float
+
+
+def continuations(
+    totals: Tensor, width: int, ends: frozenset[int]
+) -> tuple[list[Continuation], list[Continuation]]:
+    """From totals [N, V] the `width` best that go on, and those among the `width` best that end."""
+    k = min((1 + len(ends)) * width, int(torch.isfinite(totals).sum()))
+    values, indices = totals.flatten().topk(k)
+    on: list[Continuation] = []
+    ended: list[Continuation] = []
+    for rank, (value, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
+        parent, token = divmod(index, totals.shape[1])
+        one = Continuation(parent, token, value)
+        if one.token not in ends:
+            on.append(one)
+        elif rank < width:
+            ended.append(one)
+    return on[:width], ended
+
+
+@dataclass(slots=True)
+class Ended:
+    """Hypotheses that have ended: the best `width` by total / length ** length_penalty."""
+
+    width: int
+    length_penalty: float = 1.0
+    found: tuple[tuple[float, list[int]], ...] = ()
+
+    def add(self, total: float, length: int, ids: list[int]) -> None:
+        """Puts one aside, if it is good enough."""
+        score = total / max(length, 1) ** self.length_penalty
+        found = sorted([*self.found, (score, ids)], key=lambda item: -item[0])
+        self.found = tuple(found[: self.width])
+
+    def settled(self, total: float, length: int) -> bool:
+        """Whether there are `width`, none of them worse than this."""
+        if len(self.found) < self.width:
+            return False
+        score: float = total / length**self.length_penalty
+        return score <= self.found[-1][0]
+
+    @property
+    def best(self) -> list[int]:
+        """The best of all."""
+        return self.found[0][1]
+
+
 @dataclass(slots=True)
 class Beams:
     """Beam search: hypotheses compete by total log-probability / length ** length_penalty.
@@ -90,16 +149,24 @@ class Beams:
     width: int = 5
     length_penalty: float = 1.0
     streams: bool = False
+    goes_back: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()
     totals: list[float] = field(default_factory=lambda: [0.0])
-    ended: list[tuple[float, list[int]]] = field(default_factory=list)
+    ended: Ended = field(default_factory=lambda: Ended(5))
     over: bool = False
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Beams":
         """A fresh search with one empty hypothesis."""
-        return Beams(self.width, self.length_penalty, False, sampling, ends, prompt)
+        return Beams(
+            self.width,
+            self.length_penalty,
+            sampling=sampling,
+            ends=ends,
+            prompt=prompt,
+            ended=Ended(self.width, self.length_penalty),
+        )
 
     def advance(self, rows: Tensor, seen: list[list[int]], policies: Policies = ()) -> list[Choice]:
         """The best `width` continuations that do not end; those that end are put aside."""
@@ -107,24 +174,14 @@ class Beams:
         table = torch.stack(
             [filtered(row, self.sampling, (*self.prompt, *ids)) for row, ids in pairs]
         )
-        logp = torch.log_softmax(table, -1)
-        totals = logp + torch.tensor(self.totals, device=rows.device)[:, None]
-        k = min((1 + len(self.ends)) * self.width, int(torch.isfinite(totals).sum()))
-        values, indices = totals.flatten().topk(k)
-        chosen: list[Choice] = []
-        kept: list[float] = []
-        for rank, (value, index) in enumerate(zip(values.tolist(), indices.tolist(), strict=True)):
-            parent, token = divmod(index, rows.shape[1])
-            if token in self.ends:
-                if rank < self.width:
-                    self._end(value, [*seen[parent], token])
-                continue
-            if len(chosen) < self.width:
-                chosen.append(Choice(parent, token))
-                kept.append(value)
-        self.totals = kept
-        self.over = self._settled(len(seen[0]) + 1) or not chosen
-        return chosen
+        totals = torch.log_softmax(table, -1) + table.new_tensor(self.totals)[:, None]
+        on, ended = continuations(totals, self.width, self.ends)
+        length = len(seen[0]) + 1
+        for one in ended:
+            self.ended.add(one.total, length, [*seen[one.parent], one.token])
+        self.totals = [one.total for one in on]
+        self.over = not on or self.ended.settled(max(self.totals), length)
+        return [Choice(one.parent, one.token) for one in on]
 
     def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
         """The best ended hypothesis, or at the length limit the best of all."""
@@ -132,18 +189,20 @@ class Beams:
             return None
         if final:
             for total, ids in zip(self.totals, live, strict=True):
-                self._end(total, ids)
-        return max(self.ended, key=lambda item: item[0])[1]
+                self.ended.add(total, len(ids), ids)
+        return self.ended.best
 
-    def _end(self, total: float, ids: list[int]) -> None:
-        self.ended.append((total / max(len(ids), 1) ** self.length_penalty, ids))
-        self.ended = sorted(self.ended, key=lambda item: -item[0])[: self.width]
 
-    def _settled(self, length: int) -> bool:
-        if len(self.ended) < self.width or not self.totals:
-            return False
-        best_left: float = max(self.totals) / length**self.length_penalty
-        return best_left <= self.ended[-1][0]
+def unsampled(sampling: Sampling) -> None:
+    """Refuses a temperature.
+
+    Raises:
+        BadInput: if there is one.
+    """
+    if sampling.temperature:
+        raise BadInput(
+            "Beam search does not sample.", hint="Leave the temperature out.", param="temperature"
+        )
 
 
 def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:

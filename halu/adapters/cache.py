@@ -62,16 +62,17 @@ class RowCache(Cache):  # type: ignore[misc]
         return keys[: self.rows, :, : self._needed], values[: self.rows, :, : self._needed]
 
     def arrange(self, sources: list[int]) -> None:
-        """Row i becomes what row sources[i] was; rows beyond the list are given up."""
+        """Row i becomes what row sources[i] was; rows beyond the list are given up, their memory
+        once it is more than half.
+        """
         self.rows = len(sources)
-        if sources == list(range(len(sources))):
-            return
+        in_place = sources == list(range(self.rows))
         for tensors in (self.keys, self.values):
             for layer, tensor in enumerate(tensors):
-                if tensor is not None:
-                    tensors[layer] = tensor[
-                        torch.tensor(sources, dtype=torch.long, device=tensor.device)
-                    ]
+                if tensor is None or (in_place and tensor.shape[0] <= 2 * self.rows):
+                    continue
+                index = torch.tensor(sources, dtype=torch.long, device=tensor.device)
+                tensors[layer] = tensor[index] if sources else None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Zero: rows have no common length; positions and masks are passed explicitly."""

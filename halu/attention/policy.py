@@ -31,6 +31,8 @@ class AttentionPolicy:
         key_rows: prompt rows on which `key_map` acts, if not on all of `rows`.
         looks_back: how many of the prompt's last rows `look` is shown, one after the other.
         reads: in which forwards `read` sees the residual stream.
+        carries: whether what it does to a token depends on what it was shown of generated tokens
+            before, so that its hypothesis cannot go back.
     """
 
     rows: Rows = "all"
@@ -40,6 +42,7 @@ class AttentionPolicy:
     key_rows: Rows | None = None
     looks_back: int = 1
     reads: Literal["none", "prompt", "all"] = "none"
+    carries: bool = False
 
     def fork(self) -> "AttentionPolicy":
         """The policy of another hypothesis that goes on from here: itself, unless it learns from

@@ -40,7 +40,7 @@ class MmeScenes(Mme):
                         f"{task}/{number}",
                         task,
                         ids[item.image],
-                        f"{item.question} Please answer yes or no.",
+                        item.question,
                         item.answer.rstrip(".").lower(),
                     )
                     for number, item in enumerate(kept, 1)

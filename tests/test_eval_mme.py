@@ -64,7 +64,7 @@ def test_built_in_questions_are_pairs_with_one_truth() -> None:
     for one, two in zip(samples[::2], samples[1::2], strict=True):
         assert (one.split, one.image) == (two.split, two.image)
         assert {one.label, two.label} == {"yes", "no"}
-        assert one.prompt.endswith("Please answer yes or no.")
+        assert one.prompt.endswith("? Please answer yes or no.")
     fewer = source.samples(None, 10, 0, ["existence"])
     assert [s.id for s in fewer] == [s.id for s in samples if s.split == "existence"][:10]
     assert source.picture(samples[0].image or "", None).size == (224, 224)

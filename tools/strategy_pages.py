@@ -122,20 +122,16 @@ def measured(name: str) -> str:
     blocks = []
     for file in sorted(RESULTS.glob("*/summary.json")):
         found = json.loads(file.read_text("utf-8"))
-        rows = [r for r in found["results"] if r["strategy"] == name and not _changed(r)]
+        rows = [row for row in found["results"] if row["strategy"] == name]
         if rows:
             blocks.append(_block(found["run"]["model"], rows, file.parent.name))
     return "\n".join(blocks) or "Not measured.\n"
 
 
-def _changed(row: dict[str, Any]) -> bool:
-    return "(" in row["label"]
-
-
 def _block(model: str, rows: list[dict[str, Any]], folder: str) -> str:
     lines = [
-        f"`{model}`, intervals by resampling pictures, verdicts against greedy after Holm"
-        f" ([report](../results/{folder}/report.html)):\n",
+        f"`{rows[0]['label']}` on `{model}`, intervals by resampling pictures, verdicts against"
+        f" greedy after Holm ([report](../results/{folder}/report.html)):\n",
         "| benchmark | metric | value | against greedy | verdict | forwards a token |",
         "|---|---|---|---|---|--:|",
     ]

@@ -33,7 +33,7 @@ SINKS: dict[Shape, Sinks] = {
     ("llava", 4096, 32, 32): Sinks((1415, 2533), 20.0, "seilk/VisAttnSink, LLaMA-2-7B base"),
     ("llava", 5120, 40, 40): Sinks((2100, 4743), 20.0, "seilk/VisAttnSink, LLaMA-2-13B base"),
     ("llava", 192, 4, 3): Sinks((22, 105), 3.0, f"tiny-llava, {_FOUND}"),
-    ("qwen2_5_vl", 192, 4, 3): Sinks((48, 129), 3.25, f"tiny-qwen, {_FOUND}"),
+    ("qwen2_5_vl", 192, 4, 3): Sinks((29, 121), 3.25, f"tiny-qwen, {_FOUND}"),
     ("qwen2_vl", 3584, 28, 4): Sinks((458, 2570), 20.0, "second-hand, VAR paper appendix"),
 }
 
@@ -75,6 +75,9 @@ _ADHH = "TianyunYoung/Hallucination-Attribution@841fc1b"
 HALLUCINATION_HEADS: dict[Shape, Heads] = {
     ("llava", 192, 4, 3): Heads(
         _pairs("0,2 1,1"), "tiny-llava, halu calibrate, 100 built-in scenes"
+    ),
+    ("qwen2_5_vl", 192, 4, 3): Heads(
+        _pairs("0,2 1,1"), "tiny-qwen, halu calibrate, 60 built-in scenes"
     ),
     ("llava", 4096, 32, 32): Heads(
         _pairs(

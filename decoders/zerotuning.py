@@ -73,20 +73,23 @@ class ZeroTuning(Strategy):
                     f"Parameter {name}={getattr(p, name)} is out of range, there are {limit}.",
                     param=f"params.{name}",
                 )
+        listed = None if p.pairs is None else frozenset(p.pairs)
         scaled = torch.tensor(
             [
-                [_takes_part(p, layer, head) for head in range(ctx.model.heads)]
+                [_takes_part(p, listed, layer, head) for head in range(ctx.model.heads)]
                 for layer in range(ctx.model.layers)
             ]
         )
         return Plan(ctx.main, policies=(lambda prompt: Scale(prompt.layout.length, p, scaled),))
 
 
-def _takes_part(p: ZeroTuning.Params, layer: int, head: int) -> bool:
+def _takes_part(
+    p: ZeroTuning.Params, pairs: frozenset[tuple[int, ...]] | None, layer: int, head: int
+) -> bool:
     return (
         (p.layers is None or layer in p.layers)
         and (p.heads is None or head in p.heads)
-        and (p.pairs is None or (layer, head) in p.pairs)
+        and (pairs is None or (layer, head) in pairs)
     )
 
 

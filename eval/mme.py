@@ -82,7 +82,7 @@ class Mme(ABC):
     def samples(
         self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
     ) -> list[Sample]:
-        """List the questions, at most `limit` a split, the two of a picture together."""
+        """List the questions, at most `limit` a split (an odd one rounded up), always in pairs."""
 
     @abstractmethod
     def picture(self, image: str, data: Path | None) -> Image.Image:

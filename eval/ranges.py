@@ -38,6 +38,10 @@ class Range:
             return d.IntDistribution(int(self.low), int(self.high))
         return d.FloatDistribution(self.low, self.high)
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value lies within."""
+        return value in self.choices if self.choices else self.low <= value <= self.high
+
     def __str__(self) -> str:
         """Write it as on the command line."""
         if self.choices:

@@ -102,6 +102,12 @@ def tune(
     samples = samples_of(benchmark, tuning_plan)
     record = _record(search, metric, len(samples))
     done = _opened(out, record, resume)
+    if len(done) < search.trials and (out / HELD_OUT).exists():
+        raise BadInput(
+            f"The search in {out} is finished after {len(done)} points.",
+            hint="Search on in another folder.",
+            param="trials",
+        )
 
     def measure(params: dict[str, Any]) -> float | None:
         arm = Arm(strategy=search.arm.strategy, params={**search.arm.params, **params})
@@ -182,8 +188,9 @@ def _search(
                     params=trial.params, distributions=space, value=trial.value
                 )
             )
-    if not done:
-        study.enqueue_trial({name: search.defaults[name] for name in space})
+    defaults = {name: search.defaults[name] for name in space}
+    if not done and all(one.holds(defaults[name]) for name, one in search.ranges.items()):
+        study.enqueue_trial(defaults)
     for _ in range(search.trials - len(done)):
         asked = study.ask(space)
         value = measure(asked.params)

@@ -17,7 +17,6 @@ from halu.adapters import Adapter
 from halu.adapters.adapter import check_pixels
 from halu.adapters.cache import RowCache
 from halu.adapters.loading import adapter_class
-from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.errors import BadInput, Unsupported
@@ -110,8 +109,7 @@ class Sequences:
     def keeps_order(self) -> bool:
         """Whether something here belongs to one sequence and would stay when sequences move."""
         policies = (policy for row in self.main for policy in row.policies)
-        learning = (type(each).heard is not AttentionPolicy.heard for each in policies)
-        return bool(self.extra) or any(learning)
+        return bool(self.extra) or any(policy.carries for policy in policies)
 
     def start(self) -> None:
         """Runs the other branches' prompts."""

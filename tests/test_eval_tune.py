@@ -117,6 +117,17 @@ def test_a_folders_pictures_are_halved(tmp_path: Path) -> None:
     assert len({half_of(s) for s in every if s.image == every[0].image}) == 1
 
 
+def test_a_default_outside_the_range_is_not_tried(tmp_path: Path) -> None:
+    own = search(trials=3)
+    space = ranges.chosen("vcd", VCD.Params, {"beta": 0.2}, ["alpha=2..3"])
+    narrow = Search(own.plan, space, own.defaults, own.metric, own.trials)
+    found = tune(narrow, played(reply), tmp_path / "out")
+    assert all(2 <= trial.params["alpha"] <= 3 for trial in found.trials)
+    longer = Search(own.plan, space, own.defaults, own.metric, 5)
+    with pytest.raises(BadInput, match=r"finished after 3 points"):
+        tune(longer, played(reply), tmp_path / "out", resume=True)
+
+
 @pytest.mark.parametrize(
     ("asked", "error", "says"),
     [

@@ -112,6 +112,22 @@ def attended(block: Any, x: Tensor, nudge: tuple[int, int] | None) -> Tensor:
     return joined @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
 
 
+def test_a_matcher_may_be_opened_and_asked_in_inference_mode(picture: Any) -> None:
+    open_matcher.cache_clear()
+    with torch.inference_mode():
+        inside = open_matcher("clip").relevance(picture(), "a dog")
+    outside = open_matcher("clip").relevance(picture(), "a dog")
+    assert np.allclose(inside.map, outside.map)
+    assert inside.map.max() > 0
+
+
+def test_a_clip_that_would_run_code(tmp_path: Path) -> None:
+    config = '{"model_cfg": {"text_cfg": {"tokenizer_kwargs": {"trust_remote_code": true}}}}'
+    (tmp_path / "open_clip_config.json").write_text(config)
+    with pytest.raises(BadInput, match="run code of its own"):
+        open_matcher("clip", str(tmp_path))
+
+
 def test_a_clip_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match=r"open_clip_config\.json"):
         open_matcher("clip", str(tmp_path))

@@ -184,11 +184,22 @@ def test_beams_go_with_attention_strategies(
         assert generated(model, inputs) == alone
 
 
-@pytest.mark.parametrize("name", ["vcd", "m3id", "ritual"])
-def test_beams_with_branches_are_refused(name: str, host: Any, picture: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("vcd", {}),
+        ("m3id", {}),
+        ("ritual", {}),
+        ("sparc", PARAMS["sparc"]),
+        ("glc", {"region_source": "previous"}),
+    ],
+)
+def test_beams_with_branches_or_memories_are_refused(
+    name: str, params: dict[str, Any], host: Any, picture: Any
+) -> None:
     model, processor = host("llava")
     inputs = inputs_of(processor, conversation("Is there a dog?", picture()))
-    with enabled(model, processor, name):
+    with enabled(model, processor, name, **params):
         with pytest.raises(Unsupported, match=r"other branches cannot follow.*beam\+"):
             generated(model, inputs, num_beams=4, max_new_tokens=12)
         assert len(generated(model, inputs)[0]) == NEW

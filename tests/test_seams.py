@@ -13,8 +13,9 @@ from torch import Tensor
 from halu import aside
 from halu.adapters.cache import RowCache
 from halu.attention import KeyMap, ScoreMap, grouped_attention, merge, weighted_attention
-from halu.attention.policy import AttentionPolicy
+from halu.attention.policy import AttentionPolicy, Stacked
 from halu.attention.reference import column_mass
+from halu.attention.regrouping import Regrouping
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.decode import Decoder
@@ -102,6 +103,38 @@ def test_score_maps_one_after_another() -> None:
 
 def mapped(x: Tensor, one: ScoreMap) -> Tensor:
     return one.up * x.clamp(min=0) + one.down * x.clamp(max=0) + one.bias
+
+
+def test_tables_of_several_devices_meet() -> None:
+    """What is learnt from a GPU's model meets what is known from the layout on the CPU."""
+    first = Weighing("all", 1.0, torch.zeros(4, dtype=torch.long))
+    second = Weighing("all", 1.0, torch.zeros(4, dtype=torch.long, device="meta"))
+    for order in ((first, second), (second, first)):
+        joint = Stacked(order).labels(0)
+        assert joint is not None
+        assert joint.device.type == "meta"
+    here = ScoreMap(torch.ones(2), torch.ones(2), torch.zeros(2))
+    there = ScoreMap(*(torch.ones(2, device="meta") for _ in range(3)))
+    assert here.then(there).up.device.type == "meta"
+
+
+def test_key_maps_of_different_widths_follow_one_another() -> None:
+    class Prompt(AttentionPolicy):
+        keyed = True
+
+        def key_map(self, layer: int) -> KeyMap:
+            return KeyMap(gain=torch.full((3,), 2.0))
+
+    class Everything(AttentionPolicy):
+        keyed = True
+
+        def key_map(self, layer: int) -> KeyMap:
+            return KeyMap(gain=torch.full((4, 5), 3.0))
+
+    both = Regrouping((), (Prompt(), Everything()), 3).key_map(0, 6, torch.device("cpu"))
+    assert both is not None
+    assert both.gain is not None
+    assert both.gain.tolist() == [[6.0, 6.0, 6.0, 3.0, 3.0, 1.0]] * 4
 
 
 class Weighing(AttentionPolicy):

@@ -1,9 +1,10 @@
 """Attention by key group: the one primitive on which every attention policy stands.
 
 `grouped_attention` reads K and V once and returns, per query and head, the softmax mass of each key
-group and the partial output of each group. Plain attention is the sum of the partial outputs; a
-policy is an epilogue that weighs them by functions of the masses (design: VAR, PAI, VAF,
-ZeroTuning, AD-HH, ACT are all of that form). `weighted_attention` is the same with the epilogue
+group and the partial output of each group. Plain attention is the sum of the partial outputs. A
+policy changes scores by group (a score map: PAI, FIA, VAF), changes scores or values by key (a key
+map: HGAI, SID, SPARC), or weighs the partial outputs by functions of the masses (an epilogue: VAR,
+ZeroTuning, AD-HH, ACT). `weighted_attention` is the same with the epilogue
 inside, so that an implementation need not keep the partial outputs.
 
 Letters: B batch, H query heads, G key groups, Q queries, K keys, D head width.
@@ -45,9 +46,14 @@ class ScoreMap:
         """
         if bool((self.bias != 0).any()):
             raise Unsupported("A score map with a bias cannot come before another.")
-        up = self.up * torch.where(self.up >= 0, other.up, other.down)
-        down = self.down * torch.where(self.down >= 0, other.down, other.up)
-        return ScoreMap(up, down, other.bias)
+        device = meeting_place(self.up, other.up)
+        own_up, own_down = self.up.to(device), self.down.to(device)
+        up, down = other.up.to(device), other.down.to(device)
+        return ScoreMap(
+            own_up * torch.where(own_up >= 0, up, down),
+            own_down * torch.where(own_down >= 0, down, up),
+            other.bias.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,15 @@ def weighted_attention(
     _check(q, k, v, labels, impl)
     changes = Changes(score_map, key_map)
     return weighted_reference(q, k, v, labels, groups, scale, mask, first, changes, epilogue)
+
+
+def meeting_place(*tables: Tensor) -> torch.device:
+    """Where tables of several makers meet: the first device that is not the CPU, if there is one.
+
+    What a policy knows from its layout lies on the CPU, what it learns from the model beside it.
+    """
+    devices = [table.device for table in tables]
+    return next((device for device in devices if device.type != "cpu"), devices[0])
 
 
 def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:

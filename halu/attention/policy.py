@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, ScoreMap
+from halu.attention import KeyMap, ScoreMap, meeting_place
 
 Rows = Literal["all", "after_image", "last", "decode"]
 """Which prompt rows a policy acts on; every generated token's row is always included."""
@@ -90,8 +90,8 @@ class AttentionPolicy:
         return None
 
     def key_map(self, layer: int) -> KeyMap | None:
-        """Change of scores and values of the prompt's keys, tables over [T] or [H, T]; generated
-        keys stay.
+        """Change of scores and values by key, tables over [K'] or [H, K'] for the first K' keys,
+        at least the prompt's; further keys stay.
         """
         return None
 
@@ -140,9 +140,10 @@ class Stacked(AttentionPolicy):
         some = next((table for table in known if table is not None), None)
         if some is None:
             return None
-        joint = torch.zeros((), dtype=some.dtype, device=some.device)
+        device = meeting_place(*(table for table in known if table is not None))
+        joint = torch.zeros((), dtype=some.dtype, device=device)
         for part, table in zip(self.parts, known, strict=True):
-            joint = joint * part.groups + (0 if table is None else table)
+            joint = joint * part.groups + (0 if table is None else table.to(device))
         return joint
 
     def score_map(self, layer: int) -> ScoreMap | None:

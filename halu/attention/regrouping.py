@@ -55,11 +55,10 @@ class Regrouping:
         return self.part.score_map(layer)
 
     def key_map(self, layer: int, keys: int, device: torch.device) -> KeyMap | None:
-        """Change by key over `keys` keys, the generated ones unchanged."""
+        """Change by key over `keys` keys; what a policy says nothing of is unchanged."""
         maps = [found for policy in self.keyed if (found := policy.key_map(layer)) is not None]
         if not maps:
             return None
-        joint = reduce(KeyMap.then, maps)
 
         def whole(table: Tensor | None, neutral: float) -> Tensor | None:
             if table is None:
@@ -67,7 +66,11 @@ class Regrouping:
             room = (0, keys - table.shape[-1])
             return torch.nn.functional.pad(table.to(device), room, value=neutral)
 
-        return KeyMap(whole(joint.factor, 1.0), whole(joint.bias, 0.0), whole(joint.gain, 1.0))
+        padded = (
+            KeyMap(whole(one.factor, 1.0), whole(one.bias, 0.0), whole(one.gain, 1.0))
+            for one in maps
+        )
+        return reduce(KeyMap.then, padded)
 
     def weights(self, layer: int, mass: Tensor) -> Tensor | None:
         """Weights [H, Q, G] for masses [H, Q, G] whose further groups belong to other rows."""

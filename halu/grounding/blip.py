@@ -34,6 +34,7 @@ ENCODE = "[ENC]"
 class BlipMatcher:
     """`BlipForImageTextRetrieval` of transformers; `weights` is a folder or hub id."""
 
+    @torch.inference_mode(False)
     def __init__(self, weights: str | None = None) -> None:
         source = weights or PUBLISHED
         self._model = _loaded(source).to(place()).eval()
@@ -46,6 +47,7 @@ class BlipMatcher:
         self._attention = layers[LAYER].crossattention.self
         self._lock = threading.Lock()
 
+    @torch.inference_mode(False)
     def relevance(self, image: Image.Image, text: str) -> Relevance:
         """See `halu.grounding.Matcher`."""
         patches = self._patches(image)

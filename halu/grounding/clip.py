@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 
@@ -40,12 +41,14 @@ class ClipMatcher:
             none: the built-in tiny-clip.
     """
 
+    @torch.inference_mode(False)  # the caller may be in it; tensors made there have no gradients
     def __init__(self, weights: str | None = None) -> None:
         self._model, self._tokenize = _loaded(weights)
         self._model.to(place()).eval()
         self._tower = self._model.visual
         self._lock = threading.Lock()
 
+    @torch.inference_mode(False)
     def relevance(self, image: Image.Image, text: str) -> Relevance:
         """See `halu.grounding.Matcher`."""
         words = self._texts([text])[0]
@@ -109,12 +112,20 @@ class ClipMatcher:
         return vectors
 
 
+def _refuse_code(folder: Path) -> None:
+    """A checkpoint's configuration is passed on to its tokenizer, which must run no code of it."""
+    text = (folder / "open_clip_config.json").read_text("utf-8")
+    if "trust_remote_code" in text:
+        raise BadInput(f"Folder {str(folder)!r} asks to run code of its own, which is never done.")
+
+
 def _loaded(weights: str | None) -> tuple[Any, Any]:
     folder = Path(weights) if weights else Path(models.__file__).parent / "tiny-clip"
     name, tag = str(weights), None
     if folder.is_dir():
         if not (folder / "open_clip_config.json").is_file():
             raise BadInput(f"Folder {str(folder)!r} has no open_clip_config.json.")
+        _refuse_code(folder)
         name = f"local-dir:{folder}"
     elif name.count("/") == 1 and not folder.is_absolute():
         name = f"hf-hub:{name}"
@@ -127,6 +138,9 @@ def _loaded(weights: str | None) -> tuple[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about activations and tokenizers, not for users
+            if name.startswith("hf-hub:"):
+                hub = hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json")
+                _refuse_code(Path(hub).parent)
             model, _, _ = open_clip.create_model_and_transforms(name, tag, require_pretrained=True)
             return model, open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:

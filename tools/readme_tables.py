@@ -9,11 +9,13 @@ is written; the exit status says whether the README is current.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from results_page import RESULTS, brief
 from strategy_pages import KINDS
 from tried import cost
 
@@ -43,7 +45,19 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-TABLES: dict[str, Callable[[], str]] = {"strategies": strategies_table}
+def results_tables() -> str:
+    """What the stored runs show, in short."""
+    parts = []
+    for file in sorted(RESULTS.glob("*/summary.json")):
+        found = json.loads(file.read_text("utf-8"))
+        parts.append(f"`{found['run']['model']}`:\n\n{brief(found)}\n")
+    return "\n".join(parts)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "strategies": strategies_table,
+    "results": results_tables,
+}
 
 
 def filled(text: str) -> str:

@@ -20,7 +20,7 @@ PAGE = RESULTS / "README.md"
 COLUMNS = (
     ("pope-scenes", "random", "accuracy", "POPE random, accuracy"),
     ("pope-scenes", "popular", "accuracy", "popular"),
-    ("pope-scenes", "adversarial", "accuracy", "adversarial"),
+    ("pope-scenes", "adversarial", "accuracy", "POPE adversarial"),
     ("chair-scenes", "test", "chair_i", "CHAIR_i, lower is better"),
     ("chair-scenes", "test", "recall", "recall"),
     ("chair-scenes", "test", "length", "length"),
@@ -90,6 +90,23 @@ def forwards(by_key: dict[Any, dict[str, Any]], name: str) -> str:
     row = by_key.get((name, "chair-scenes", "test"))
     cost = row["cost"]["forwards_per_token"] if row else None
     return "" if cost is None else f"{cost:.2f}"
+
+
+def brief(found: dict[str, Any]) -> str:
+    """Greedy and the strategies that changed something, in few columns; then the others' names."""
+    by_key = {(row["label"], row["benchmark"], row["split"]): row for row in found["results"]}
+    labels = list(dict.fromkeys(row["label"] for row in found["results"]))
+    few = [COLUMNS[i] for i in (2, 3, 4, 6)]
+    told = changes(by_key, labels, list(COLUMNS))
+    changed = [name for name in labels if any(line.startswith(f"- `{name}`:") for line in told)]
+    lines = [
+        "| strategy | " + " | ".join(c[3] for c in few) + " | forwards a token |",
+        "|---|" + "---|" * len(few) + "--:|",
+    ]
+    for name in [labels[0], *changed]:
+        cells = [cell(by_key.get((name, *c[:2])), c[2]) for c in few]
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {forwards(by_key, name)} |")
+    return "\n".join([*lines, "", told[-1].strip()])
 
 
 def changes(by_key: dict[Any, dict[str, Any]], labels: list[str], shown: list[Any]) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,7 @@ def pairs(known: list[type[Strategy]]) -> list[str]:
             allowed[a.name].append(b.name)
             allowed[b.name].append(a.name)
         else:
-            short = reason.partition(": ")[2] if reason.startswith(f"{a.name}+") else reason
+            short = re.sub(r"^[a-z0-9]+\+[a-z0-9]+: ", "", reason)
             reasons.setdefault(short, []).append(f"{a.name}+{b.name}")
     lines = ["Tried on LLaVA-1.5's architecture.\n", "| strategy | joins with |", "|---|---|"]
     lines += [f"| `{name}` | {', '.join(others) or 'none'} |" for name, others in allowed.items()]

@@ -21,6 +21,7 @@ COLUMNS = (
     ("pope-scenes", "random", "accuracy", "POPE random, accuracy"),
     ("pope-scenes", "popular", "accuracy", "popular"),
     ("pope-scenes", "adversarial", "accuracy", "POPE adversarial"),
+    ("chair-scenes", "test", "chair_s", "CHAIR_s, lower is better"),
     ("chair-scenes", "test", "chair_i", "CHAIR_i, lower is better"),
     ("chair-scenes", "test", "recall", "recall"),
     ("chair-scenes", "test", "length", "length"),
@@ -96,7 +97,7 @@ def brief(found: dict[str, Any]) -> str:
     """Greedy and the strategies that changed something, in few columns; then the others' names."""
     by_key = {(row["label"], row["benchmark"], row["split"]): row for row in found["results"]}
     labels = list(dict.fromkeys(row["label"] for row in found["results"]))
-    few = [COLUMNS[i] for i in (2, 3, 4, 6)]
+    few = [COLUMNS[i] for i in (2, 3, 4, 5, 7)]
     told = changes(by_key, labels, list(COLUMNS))
     changed = [name for name in labels if any(line.startswith(f"- `{name}`:") for line in told)]
     lines = [

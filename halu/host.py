@@ -155,6 +155,13 @@ class Sequences:
     def _plan(self, chosen: Chosen, request: Request, prompt: Prompt) -> Plan:
         own = request.model_copy(update={"messages": question("", *prompt.images)})
         plan, _ = chosen.plan(self.adapter, own, prompt=prompt, context=HostContext)
+        control = [part.name for part in chosen.parts if part.kind == "control"]
+        if control:
+            raise Unsupported(
+                f"Strategy {control[0]!r} controls the loop, which is generate's here.",
+                hint="Use halu.load(...).ask instead of enable.",
+                param="strategy",
+            )
         if type(plan.search) is not Pick:
             raise Unsupported(
                 "Sampling and beams are generate's own options here.", param="strategy"

@@ -647,30 +647,33 @@ def registered(**plans: Callable[[Any], Plan]) -> Iterator[None]:
             del strategies._things[key]
 
 
-def test_two_changes_of_the_scores_cannot_share_a_pass(adapter: Any, picture: Any) -> None:
-    """One pass has one score map; a second one must not be dropped in silence."""
+def test_two_changes_of_the_scores_follow_one_another(adapter: Any, picture: Any) -> None:
+    """None of them is dropped in silence: 3 and 3 are 9."""
 
     class Louder(AttentionPolicy):
         groups = 2
 
-        def __init__(self, prompt: Any) -> None:
+        def __init__(self, prompt: Any, factor: float) -> None:
             self.image = torch.from_numpy(prompt.layout.is_image()).long()
+            self.factor = factor
 
         def labels(self, layer: int) -> torch.Tensor:
             return self.image
 
         def score_map(self, layer: int) -> ScoreMap:
-            up = torch.tensor([1.0, 3.0])
+            up = torch.tensor([1.0, self.factor])
             return ScoreMap(up, up, torch.zeros(2))
 
-    def plan(ctx: Any) -> Plan:
-        return Plan(ctx.main, policies=(Louder,))
+    def plan(factor: float) -> Any:
+        return lambda ctx: Plan(ctx.main, policies=(lambda prompt: Louder(prompt, factor),))
 
-    vlm = VLM(adapter("llava"))
-    with registered(louder=plan, loudest=plan):
-        assert vlm.generate([request(picture, "louder")])
-        with pytest.raises(Unsupported, match="score"):
-            vlm.generate([request(picture, "louder+loudest")])
+    with registered(louder=plan(3.0), loudest=plan(3.0), nine=plan(9.0)):
+        both, once, nine = (
+            record(adapter("llava"), request(picture, name)).ruled[0]
+            for name in ("louder+loudest", "louder", "nine")
+        )
+    assert same_rows(both, nine, tolerance=1e-3)
+    assert not same_rows(both, once, tolerance=1e-3)
 
 
 def test_a_rule_that_replaces_the_scores_cannot_be_added(adapter: Any, picture: Any) -> None:

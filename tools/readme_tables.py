@@ -27,7 +27,7 @@ def strategies_table() -> str:
     """Every registered strategy: where it acts, its paper, its price, how it is switched off."""
     from halu.strategy import strategies
 
-    rows = ["| strategy | acts on | paper | forwards a token | extra prompts | off with |"]
+    rows = ["| strategy | acts on | paper | rows a token | extra prompts | off with |"]
     rows += ["|---|---|---|--:|--:|---|"]
     for strategy in sorted(strategies, key=lambda each: (KINDS.index(each.kind), each.name)):
         paper = strategy.paper

@@ -64,7 +64,7 @@ def section(found: dict[str, Any], folder: str) -> str:
         "Samples: "
         + ", ".join(f"{name} {split} {n}" for (name, split), n in counts.items())
         + ".\n",
-        "| strategy | " + " | ".join(c[3] for c in shown) + " | forwards a token |",
+        "| strategy | " + " | ".join(c[3] for c in shown) + " | forwards a token of a caption |",
         "|---|" + "---|" * len(shown) + "--:|",
     ]
     for name in labels:
@@ -98,16 +98,16 @@ def brief(found: dict[str, Any]) -> str:
     by_key = {(row["label"], row["benchmark"], row["split"]): row for row in found["results"]}
     labels = list(dict.fromkeys(row["label"] for row in found["results"]))
     few = [COLUMNS[i] for i in (2, 3, 4, 5, 7)]
-    told = changes(by_key, labels, list(COLUMNS))
+    told = changes(by_key, labels, few)
     changed = [name for name in labels if any(line.startswith(f"- `{name}`:") for line in told)]
     lines = [
-        "| strategy | " + " | ".join(c[3] for c in few) + " | forwards a token |",
+        "| strategy | " + " | ".join(c[3] for c in few) + " | forwards a token of a caption |",
         "|---|" + "---|" * len(few) + "--:|",
     ]
     for name in [labels[0], *changed]:
         cells = [cell(by_key.get((name, *c[:2])), c[2]) for c in few]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {forwards(by_key, name)} |")
-    return "\n".join([*lines, "", told[-1].strip()])
+    return "\n".join([*lines, "", told[-1].strip().replace("shows", "shows in these columns", 1)])
 
 
 def changes(by_key: dict[Any, dict[str, Any]], labels: list[str], shown: list[Any]) -> list[str]:

@@ -162,7 +162,7 @@ def index(known: list[type[Strategy]]) -> str:
     lines = [
         "# Strategies\n",
         "Written by `tools/strategy_pages.py`; what runs and what combines was tried on random",
-        "models of every family, so nothing here is a promise that was not kept once.\n",
+        "models of every family, so each mark stands for a run.\n",
         "## Families\n",
         "| strategy | acts on | " + " | ".join(FAMILIES.values()) + " |",
         "|---|---|" + ":-:|" * len(FAMILIES),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halu.adapters import Adapter
-    from halu.strategy import Plan, Strategy
+    from halu.strategy import Strategy
 
 GIVEN: dict[str, dict[str, Any]] = {
     "adhh": {"heads": [[0, 1], [2, 0]]},
@@ -77,17 +77,33 @@ def cost(strategy: type[Strategy]) -> Cost:
     for branch in (plan.main, *plan.extra):
         steered(plan, branch)()
     prompts = len(plan.extra) + sum(ctx.forwards for ctx in contexts)
-    return Cost((1 + len(plan.extra)) * hypotheses(plan), prompts, len(texts))
+    return Cost(rows_a_token(strategy), prompts, len(texts))
 
 
-def hypotheses(plan: Plan) -> int:
-    """How many hypotheses go on after the first token of an answer that nothing ends."""
-    import torch
+def rows_a_token(strategy: type[Strategy]) -> int:
+    """The most rows that one step of a short answer carries; random models never end theirs."""
+    from PIL import Image
 
-    from halu.types import Sampling
+    from halu.decode import Decoder
+    from halu.types import Request, Sampling, question
 
-    search = plan.search.start(Sampling(), frozenset(), ())
-    return len(search.advance(torch.arange(64.0)[None], [[]], [()]))
+    words = question("Is there a dog in the image?", Image.new("RGB", (56, 56), "gray"))
+    decoder = Decoder(adapter("llava"))
+    (job,) = decoder.add(
+        [
+            Request(
+                messages=words,
+                strategy=strategy.name,
+                params=GIVEN.get(strategy.name, {}),
+                sampling=Sampling(max_new_tokens=4),
+            )
+        ]
+    )
+    most = 0
+    while decoder.jobs:
+        decoder.step()
+        most = max(most, sum(len(branches) for branches in job.rows))
+    return most
 
 
 @cache

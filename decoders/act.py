@@ -16,7 +16,7 @@ Not reproduced: NaN where a row's mass all lies on S; such a row stays as it is.
 """
 
 import copy
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -26,10 +26,17 @@ from halu.attention import KeyMap
 from halu.attention.policy import AttentionPolicy
 from halu.constants import ACTList, act_heads
 from halu.errors import BadInput
-from halu.strategy import Context, ModelFacts, Paper, Plan, Strategy, StrategyParams, strategies
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
-Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
+from halu.strategy import (
+    Context,
+    Index,
+    ModelFacts,
+    Pair,
+    Paper,
+    Plan,
+    Strategy,
+    StrategyParams,
+    strategies,
+)
 
 
 @strategies.register("act")

@@ -11,8 +11,6 @@ released code (TianyunYoung/Hallucination-Attribution). Not reproduced: masses s
 batch, and the literal place of the picture (one fixed size in v1.6).
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,10 +19,7 @@ from halu.attention.policy import AttentionPolicy
 from halu.constants import hallucination_heads
 from halu.errors import BadInput
 from halu.layout import Layout
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
-Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
+from halu.strategy import Context, Pair, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("adhh")

@@ -18,7 +18,7 @@ reproduced: the table of known grids, which scrambles Qwen's; layers skipped tha
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -27,10 +27,18 @@ from halu.attention.recording import Looks
 from halu.conversation import after, instead, repictured
 from halu.errors import BadInput
 from halu.regions import Map, cut_out, stretched, top_regions
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, proportional, strategies
+from halu.strategy import (
+    Context,
+    Index,
+    Paper,
+    Plan,
+    Strategy,
+    StrategyParams,
+    proportional,
+    strategies,
+)
 from halu.types import Message
 
-Index = Annotated[int, Field(ge=0, lt=1000)]
 Steps = Literal["all", "unweighted", "first", "last"]
 
 

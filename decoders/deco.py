@@ -11,7 +11,6 @@ that ties it to 32 layers, the misspelt option of the POPE script. `dola+deco` a
 """
 
 import math
-from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -19,9 +18,17 @@ from torch import Tensor
 
 from halu.errors import BadInput
 from halu.rules import Additive
-from halu.strategy import Context, Paper, Plan, Step, Strategy, StrategyParams, Tap, strategies
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
+from halu.strategy import (
+    Context,
+    Index,
+    Paper,
+    Plan,
+    Step,
+    Strategy,
+    StrategyParams,
+    Tap,
+    strategies,
+)
 
 
 @strategies.register("deco")

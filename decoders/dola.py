@@ -25,6 +25,7 @@ from halu.errors import BadInput
 from halu.rules import Additive, jensen_shannon, plausible
 from halu.strategy import (
     Context,
+    Index,
     ModelFacts,
     Paper,
     Plan,
@@ -34,8 +35,6 @@ from halu.strategy import (
     Tap,
     strategies,
 )
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
 
 
 @strategies.register("dola")

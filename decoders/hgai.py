@@ -11,7 +11,6 @@ reads the prompt; key heads taken for query heads.
 """
 
 import copy
-from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -23,6 +22,7 @@ from halu.errors import BadInput
 from halu.layout import Layout
 from halu.strategy import (
     Context,
+    Index,
     Paper,
     Plan,
     Strategy,
@@ -30,8 +30,6 @@ from halu.strategy import (
     proportional,
     strategies,
 )
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
 
 
 @strategies.register("hgai")

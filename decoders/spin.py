@@ -11,7 +11,6 @@ heads taken for query heads.
 """
 
 import copy
-from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -20,9 +19,7 @@ from torch import Tensor
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
 from halu.layout import Layout
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
+from halu.strategy import Context, Index, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("spin")

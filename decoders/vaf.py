@@ -12,8 +12,6 @@ such choice of heads is in the code or here. Not reproduced: the picture's liter
 prompts of up to 611 tokens taken for a generated token, all of whose rows then change.
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -24,6 +22,7 @@ from halu.errors import BadInput
 from halu.layout import Layout
 from halu.strategy import (
     Context,
+    Index,
     Paper,
     Plan,
     Strategy,
@@ -31,8 +30,6 @@ from halu.strategy import (
     proportional,
     strategies,
 )
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
 
 
 @strategies.register("vaf")

@@ -11,18 +11,13 @@ sentiment; nobody has published values for pictures, so tune it. As in the relea
 Not reproduced: position 0 under left padding, which is a pad; the broken call and its import.
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
-
-Index = Annotated[int, Field(ge=0, lt=1000)]
-Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
+from halu.strategy import Context, Index, Pair, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("zerotuning")

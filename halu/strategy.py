@@ -9,10 +9,10 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
@@ -23,6 +23,12 @@ from halu.types import Message, Request, checked
 from halu.views import ImageView, PixelView
 
 Kind = Literal["decoding", "attention", "logits", "image", "prompt", "control"]
+
+
+Index = Annotated[int, Field(ge=0, lt=1000)]
+"""Number of a layer or head, from 0."""
+Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
+"""A head: its layer, and its number there."""
 
 
 class StrategyParams(BaseModel):

@@ -23,13 +23,17 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one picture. `image` is also the cluster that statistics resample."""
+    """One question about one picture. `image` is also the cluster that statistics resample.
+
+    `category` is what the question is about, for figures by category: the object's name in POPE.
+    """
 
     id: str
     split: str
     image: str | None
     prompt: str
     label: str | tuple[str, ...]
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

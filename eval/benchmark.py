@@ -26,6 +26,7 @@ class Sample:
     """One question about one picture. `image` is also the cluster that statistics resample.
 
     `category` is what the question is about, for figures by category: the object's name in POPE.
+    `detail` is what the benchmark's own `score` needs beyond the label; rows do not keep it.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Sample:
     prompt: str
     label: str | tuple[str, ...]
     category: str | None = None
+    detail: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,10 @@ class Benchmark(Protocol):
     @property
     def builtin(self) -> bool:
         """Whether it lives in halu's built-in world and needs no data folder."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge model scores its answers; such a one fulfils `judge.Judged`."""
 
     @property
     def suffix(self) -> str:

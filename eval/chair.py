@@ -98,6 +98,7 @@ class ChairScenes:
     version: int = 1
     rules: str = "chair-words"
     builtin: bool = True
+    judged: bool = False
     suffix: str = ""
     max_new_tokens: int = 128
     metrics: tuple[Metric, ...] = METRICS

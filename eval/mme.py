@@ -73,6 +73,7 @@ class Mme(ABC):
     splits: tuple[str, ...] = HALLUCINATION
     version: int = 1
     rules: str = "mme"
+    judged: bool = False
     suffix: str = ""
     max_new_tokens: int = 16
     metrics: tuple[Metric, ...] = METRICS

@@ -52,6 +52,7 @@ class Pope(ABC):
     splits: tuple[str, ...] = KINDS
     version: int = 1
     rules: str = "pope"
+    judged: bool = False
     suffix: str = " Please answer this question with one word."
     max_new_tokens: int = 16
     metrics: tuple[Metric, ...] = METRICS

@@ -7,20 +7,20 @@ folders below. Pictures: beside them or in the usual places. Nothing is download
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
-from halu.errors import BadImage, BadInput
+from halu.errors import BadInput
+from halu.eval import folder as files
 from halu.eval.benchmark import Sample, benchmarks, chosen
 from halu.eval.pope import KINDS, Pope
 from halu.eval.records import Entry, read_entries
-from halu.images import open_image
 
 _FILE = re.compile(rf"(?:([a-z0-9]+)_)?pope_({'|'.join(KINDS)})\.jsonl?", re.IGNORECASE)
 _PLACES = ("", "images", "val2014", "{set}", "{set}/images", "images/{set}")
+_HINT = "Put question files such as coco_pope_random.json and their pictures there."
 
 
 class PopeFiles(Pope):
@@ -36,11 +36,11 @@ class PopeFiles(Pope):
         Raises:
             BadInput: for missing files or pictures, or a malformed line.
         """
-        folder = _folder(data)
-        files = _question_files(folder)
+        folder = files.needed(data, "pope", _HINT)
+        questions = _question_files(folder)
         found: list[Sample] = []
-        for split in chosen(list(files), splits):
-            found += _questions(files[split], split, limit)
+        for split in chosen(list(questions), splits):
+            found += _questions(questions[split], split, limit)
         _check_pictures(folder, {sample.image for sample in found if sample.image})
         return found
 
@@ -50,22 +50,8 @@ class PopeFiles(Pope):
         Raises:
             BadImage: if it is truncated or not a picture.
         """
-        folder = _folder(data)
-        path = _find(folder, image)
-        if path is None:
-            raise BadImage(f"There is no picture {image.partition('/')[2]} in {folder}.")
-        return open_image(path)
-
-
-def _folder(data: Path | None) -> Path:
-    if data is None or not data.is_dir():
-        given = "None was given." if data is None else f"{data} is not a folder."
-        raise BadInput(
-            f"Benchmark 'pope' needs a data folder. {given}",
-            hint="Put question files such as coco_pope_random.json and their pictures there.",
-            param="data",
-        )
-    return data
+        name = image.partition("/")[2]
+        return files.open_picture(files.needed(data, "pope", _HINT), name, _places(image))
 
 
 def _question_files(folder: Path) -> dict[str, Path]:
@@ -116,27 +102,13 @@ def _question(entry: Entry, split: str) -> Sample:
 
 
 def _check_pictures(folder: Path, images: set[str]) -> None:
-    missing = sorted(image for image in images if _find(folder, image) is None)
-    if missing:
-        name = missing[0].partition("/")[2]
-        raise BadInput(
-            f"{len(missing)} of {len(images)} pictures are missing from {folder}, such as {name}.",
-            hint=f"Looked in {', '.join(str(place) for place in _places(folder, missing[0]))}.",
-            param="data",
-        )
+    for name in sorted({image.partition("/")[0] for image in images}):
+        own = [image.partition("/")[2] for image in images if image.startswith(f"{name}/")]
+        files.check_pictures(folder, own, _places(f"{name}/"))
 
 
-def _places(folder: Path, image: str) -> list[Path]:
-    return [folder / place.format(set=image.partition("/")[0]) for place in _PLACES]
-
-
-@lru_cache(maxsize=16384)
-def _find(folder: Path, image: str) -> Path | None:
-    name = image.partition("/")[2]
-    for place in _places(folder, image):
-        if (place / name).is_file():
-            return place / name
-    return None
+def _places(image: str) -> list[str]:
+    return [place.format(set=image.partition("/")[0]) for place in _PLACES]
 
 
 benchmarks.register("pope")(

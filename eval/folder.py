@@ -1,0 +1,81 @@
+"""A benchmark's data folder: the files it holds and its pictures. Nothing is downloaded.
+
+Projects unpack the same archives in different places, so a file is looked for by name in the folder
+and up to two folders below, and a picture in the places that the benchmark names.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from halu.errors import BadImage, BadInput
+from halu.images import open_image
+
+
+def needed(data: Path | None, benchmark: str, hint: str) -> Path:
+    """Return the data folder of a benchmark that cannot do without.
+
+    Raises:
+        BadInput: if none was given or it is not a folder; `hint` says what to put there.
+    """
+    if data is None or not data.is_dir():
+        given = "None was given." if data is None else f"{data} is not a folder."
+        raise BadInput(
+            f"Benchmark {benchmark!r} needs a data folder. {given}", hint=hint, param="data"
+        )
+    return data
+
+
+def file(folder: Path, *names: str) -> Path:
+    """Find the first of `names` that lies in the folder or up to two folders below.
+
+    Raises:
+        BadInput: if none does, or one lies there twice.
+    """
+    for name in names:
+        found = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(depth + name))
+        if len(found) > 1:
+            raise BadInput(f"Two files are {name}: {found[0]} and {found[1]}.", param="data")
+        if found:
+            return found[0]
+    raise BadInput(
+        f"There is no {' or '.join(names)} in {folder}.",
+        hint="Looked there and two folders below.",
+        param="data",
+    )
+
+
+def check_pictures(folder: Path, names: Iterable[str], places: Sequence[str]) -> None:
+    """Check that every picture is in one of the `places`, which are folders below.
+
+    Raises:
+        BadInput: with the number of missing pictures and an example.
+    """
+    wanted = set(names)
+    missing = sorted(name for name in wanted if _picture(folder, name, tuple(places)) is None)
+    if missing:
+        raise BadInput(
+            f"{len(missing)} of {len(wanted)} pictures are missing from {folder},"
+            f" such as {missing[0]}.",
+            hint=f"Looked in {', '.join(str(folder / place) for place in places)}.",
+            param="data",
+        )
+
+
+def open_picture(folder: Path, name: str, places: Sequence[str]) -> Image.Image:
+    """Open a picture from the first of the `places` that has it.
+
+    Raises:
+        BadImage: if it is missing, truncated or not a picture.
+    """
+    path = _picture(folder, name, tuple(places))
+    if path is None:
+        raise BadImage(f"There is no picture {name} in {folder}.")
+    return open_image(path)
+
+
+@lru_cache(maxsize=16384)
+def _picture(folder: Path, name: str, places: tuple[str, ...]) -> Path | None:
+    return next((path for place in places if (path := folder / place / name).is_file()), None)

@@ -171,6 +171,11 @@ class Corrected:
     checked: int = -1  # start of the last word that was looked at
     lost: list[int] = field(default_factory=list)  # starts of words to be taken out
 
+    @property
+    def most(self) -> int:
+        """One."""
+        return 1
+
     def start(
         self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]
     ) -> "Corrected":

@@ -119,6 +119,11 @@ class Retrospective:
     excluded: dict[int, set[tuple[int, int]]] = field(default_factory=dict)
     over: bool = False
 
+    @property
+    def most(self) -> int:
+        """One for each candidate of each beam."""
+        return self.params.beams * self.params.candidates
+
     def start(
         self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]
     ) -> "Retrospective":

@@ -28,6 +28,8 @@ def rows(
     length, position = len(prompt.ids), prompt.next_position
     while True:
         steered[0].heard(row)
+        if steered[0].failure is not None:
+            raise steered[0].failure
         yield row
         token = int(row.argmax())
         row = adapter.runner.step([token], [length], [position], steered, cache)[0]

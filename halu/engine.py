@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from halu.adapters import Adapter, load_adapter
-from halu.decode import Decoder, Job
+from halu.decode import Decoder
 from halu.errors import Unsupported
 from halu.images import ImageLike, open_image
+from halu.job import Job
 from halu.types import Answer, Event, Request, Sampling, checked, question
 
 
@@ -61,11 +62,13 @@ class VLM:
         )
 
     def run(self, request: Request) -> Iterator[Event]:
-        """Streams one request."""
+        """Streams one request; raises what it raises."""
         decoder = Decoder(self.adapter)
         decoder.add([request])
         while decoder.jobs:
             for _, event in decoder.step():
+                if isinstance(event, Exception):
+                    raise event
                 yield event
 
     @property
@@ -87,7 +90,11 @@ class VLM:
         return [answers[index] for index in range(len(requests))]
 
     def generate_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answers a batch, yielding (index, answer) as each is done."""
+        """Answers a batch, yielding (index, answer) as each is done.
+
+        Raises:
+            Exception: what the first request that fails raises; the others are given up.
+        """
         if not requests:
             return
         decoder = Decoder(self.adapter)
@@ -95,6 +102,8 @@ class VLM:
         index = {id(job): i for i, job in enumerate(jobs)}
         while decoder.jobs:
             for job, event in decoder.step():
+                if isinstance(event, Exception):
+                    raise event
                 if event.answer is not None:
                     yield index[id(job)], event.answer
 

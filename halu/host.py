@@ -146,9 +146,11 @@ class Sequences:
             for branch in plan.extra:
                 assert self.scores is not None
                 self.steering[used].heard(self.scores[used])
+                _check(self.steering[used])
                 named[branch.name] = self.scores[used]
                 used += 1
             early = self.adapter.runner.early(steering.tapped, plan.taps)
+            _check(steering)
             rows.append(plan.rule(Step(len(seen), named, seen, early)))
         return torch.stack(rows)
 
@@ -258,6 +260,12 @@ class Hosted:
         ]
         keys: Tensor = past.layers[-1].keys
         return keys[torch.arange(len(slots)), :, slots]
+
+
+def _check(steering: Steered) -> None:
+    """Raises what a policy raised during the forward."""
+    if steering.failure is not None:
+        raise steering.failure
 
 
 def _left_padding(inputs: Mapping[str, Any]) -> list[int]:

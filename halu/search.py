@@ -40,6 +40,10 @@ class Search(Protocol):
     streams: bool
     goes_back: bool
 
+    @property
+    def most(self) -> int:
+        """The most hypotheses that it keeps at once."""
+
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Search":
         """A fresh search for one request: how to draw, which tokens end an answer, the prompt's
         tokens.
@@ -64,6 +68,11 @@ class Pick:
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()
     rng: torch.Generator | None = None
+
+    @property
+    def most(self) -> int:
+        """One."""
+        return 1
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Pick":
         """A fresh generator from the request's seed."""
@@ -156,6 +165,11 @@ class Beams:
     totals: list[float] = field(default_factory=lambda: [0.0])
     ended: Ended = field(default_factory=lambda: Ended(5))
     over: bool = False
+
+    @property
+    def most(self) -> int:
+        """One for each beam."""
+        return self.width
 
     def start(self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]) -> "Beams":
         """A fresh search with one empty hypothesis."""

@@ -10,9 +10,10 @@ from recorder import ONLY_ON, PARAMS, counted, ending, full_rows, record
 from test_strategies import SAID
 
 from halu.adapters.cache import RowCache
-from halu.decode import Decoder, Job
+from halu.decode import Decoder
 from halu.engine import VLM
 from halu.errors import BadInput, HaluError, Unsupported
+from halu.job import Job
 from halu.strategy import strategies
 from halu.testing.random_models import FAMILIES, random_adapter
 from halu.types import Answer, Message, Picture, Request, Sampling, Text

@@ -22,6 +22,8 @@ class Steered:
         taps: layers whose input at the newest token is kept in `tapped`; the number of layers
             stands for the input of the final norm.
         tapped: residual stream [D] by layer, of the last forward.
+        failure: what a policy raised; from then on the branch goes unsteered, so that the others
+            of its forward are not disturbed, and whoever runs it must not go on.
         regrouping: the policies that change attention itself, as generated tokens see them.
         passes: the same for the prompt's rows: from which row on which of them act.
     """
@@ -31,6 +33,7 @@ class Steered:
     trace: Trace | None = None
     taps: frozenset[int] = frozenset()
     tapped: dict[int, Tensor] = field(default_factory=dict)
+    failure: Exception | None = None
     regrouping: Regrouping = field(init=False)
     passes: tuple[tuple[int, Regrouping], ...] = field(init=False)
 
@@ -45,6 +48,12 @@ class Steered:
         """The steering of another hypothesis that goes on from here."""
         policies = tuple(policy.fork() for policy in self.policies)
         return replace(self, policies=policies, tapped=dict(self.tapped))
+
+    def fail(self, error: Exception) -> None:
+        """Ends the steering of this branch alone."""
+        self.failure = error
+        self.policies, self.trace, self.passes = (), None, ()
+        self.regrouping = Regrouping((), (), self.layout.length)
 
     @property
     def active(self) -> bool:
@@ -66,8 +75,11 @@ class Steered:
 
     def heard(self, row: Tensor) -> None:
         """Tells the policies the row of scores [V] that a forward gave."""
-        for policy in self.policies:
-            policy.heard(row)
+        try:
+            for policy in self.policies:
+                policy.heard(row)
+        except Exception as error:
+            self.fail(error)
 
     def _regrouping(self, first: int) -> Regrouping:
         """Of the policies that act on row `first` of the prompt."""

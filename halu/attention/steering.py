@@ -5,17 +5,15 @@ stored on the model and two requests cannot meet. Rows without a policy keep the
 attention.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, weighted_attention
-from halu.attention.reference import Changes, column_mass, members, scores, softmax
-from halu.attention.regrouping import Regrouping
-from halu.attention.stacking import stacked, stacked_keys, stacked_maps
+from halu.attention.prompt_rows import prompt_outputs
+from halu.attention.regrouped import record, regrouped
+from halu.attention.stacking import stacked, stacked_keys
 from halu.attention.steered import Steered
-from halu.attention.trace import Trace
 
 Plain = Callable[[Tensor], Tensor]
 """The host's attention for these rows of the batch: indices [n] -> outputs [n, H, Q, D]."""
@@ -51,14 +49,21 @@ class Steering:
         """
         for index, row in enumerate(self.rows):
             span = self._span(index) if self.prefill else slice(None)
-            for policy in row.policies:
-                if policy.reads == "all" or (policy.reads == "prompt" and self.prefill):
-                    found = policy.read(layer, hidden[index, span])
-                    if found is not None:
-                        hidden = hidden.clone()
-                        hidden[index, span] = found
+            try:
+                hidden = self._replaced(layer, index, span, hidden)
+            except Exception as error:
+                row.fail(error)
             if layer in row.taps:
                 row.tapped[layer] = hidden[index, span][-1]
+        return hidden
+
+    def _replaced(self, layer: int, index: int, span: slice, hidden: Tensor) -> Tensor:
+        for policy in self.rows[index].policies:
+            if policy.reads == "all" or (policy.reads == "prompt" and self.prefill):
+                found = policy.read(layer, hidden[index, span])
+                if found is not None:
+                    hidden = hidden.clone()
+                    hidden[index, span] = found
         return hidden
 
     def attend(
@@ -91,37 +96,70 @@ class Steering:
             if row.active:
                 span, one = self._span(index), slice(index, index + 1)
                 mine = out[one, :, span]
-                out[one, :, span] = _prompt(
-                    layer, row, q[one, :, span], k[one, :, span], v[one, :, span], scale, mine
-                )
+                own = (q[one, :, span], k[one, :, span], v[one, :, span])
+                try:
+                    out[one, :, span] = prompt_outputs(layer, row, *own, scale, mine)
+                except Exception as error:
+                    row.fail(error)
         return out
 
     def _tokens(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
     ) -> Tensor:
+        changed = []
         for index, row in enumerate(self.rows):
             one = slice(index, index + 1)
-            row.look(layer, q[one], k[one, :, self._span(index)], scale)
-        changed = [i for i, row in enumerate(self.rows) if row.regrouping.changes(layer)]
+            try:
+                row.look(layer, q[one], k[one, :, self._span(index)], scale)
+                changed += [index] * row.regrouping.changes(layer)
+            except Exception as error:
+                row.fail(error)
         rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
         if rest:
             others = torch.tensor(rest, device=q.device)
             out[others] = plain(others)
         if changed:
-            every = not rest
-            pick = slice(None) if every else torch.tensor(changed, device=q.device)
-            out[pick] = self._mixed(layer, changed, q[pick], k[pick], v[pick], scale).to(q.dtype)
+            self._regrouped(layer, changed, q, k, v, scale, out)
         for index, row in enumerate(self.rows):
-            for policy in row.policies:
-                factor = policy.head_scale(layer, None)
-                if factor is not None:
-                    out[index] *= factor.to(out)[:, None, None]
-            if row.trace is not None:
-                one = slice(index, index + 1)
-                keys = k[one, :, self._span(index)]
-                _trace(layer, row.trace, row.regrouping, q[one], keys, scale)
+            one = slice(index, index + 1)
+            try:
+                for policy in row.policies:
+                    factor = policy.head_scale(layer, None)
+                    if factor is not None:
+                        out[index] *= factor.to(out)[:, None, None]
+                if row.trace is not None:
+                    keys = k[one, :, self._span(index)]
+                    record(layer, row.trace, row.regrouping, q[one], keys, scale)
+            except Exception as error:
+                row.fail(error)
         return out
+
+    def _regrouped(
+        self,
+        layer: int,
+        changed: list[int],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        out: Tensor,
+    ) -> None:
+        """Fills the outputs of the rows whose attention changes: all at once, or, should a policy
+        fail, one by one, which shows whose it was.
+        """
+        every = len(changed) == len(self.rows)
+        pick = slice(None) if every else torch.tensor(changed, device=q.device)
+        try:
+            out[pick] = self._mixed(layer, changed, q[pick], k[pick], v[pick], scale).to(q.dtype)
+        except Exception:
+            for index in changed:
+                one = slice(index, index + 1)
+                try:
+                    out[one] = self._mixed(layer, [index], q[one], k[one], v[one], scale).to(out)
+                except Exception as error:
+                    self.rows[index].fail(error)
+                    out[one] = 0
 
     def _mixed(
         self, layer: int, index: list[int], q: Tensor, k: Tensor, v: Tensor, scale: float
@@ -131,7 +169,7 @@ class Steering:
         own = [keys - self.pads[i] for i in index]
         labels = [row.labels(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
         maps = [row.key_map(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
-        return _weighted(
+        return regrouped(
             layer,
             rows,
             (q, k, v),
@@ -151,112 +189,3 @@ class Steering:
         return ((position >= start[:, None]) & (position < stop[:, None]))[
             :, None, None
         ]  # [B, 1, 1, K]
-
-
-def _prompt(
-    layer: int, row: Steered, q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor
-) -> Tensor:
-    """One prompt's outputs [1, H, T, D], from what the host's attention gives."""
-    keys = k.shape[2]
-    _watch(layer, row, q, k, scale)
-    row.look(layer, q, k, scale)
-    out = out.clone()
-    heads = next((h for p in row.policies if (h := p.borrowed_heads(layer)) is not None), None)
-    if heads is not None:
-        q, k, v = _borrowed(heads, q, k, v)
-    for start, stop, part in _segments(row, keys, lent=heads is not None):
-        if part.changes(layer) or heads is not None:
-            some = (q[:, :, start:stop], k, v)
-            found = _weighted(layer, [part], some, scale, *_tables(layer, part, k), first=start)
-            out[:, :, start:stop] = found.to(out.dtype)
-    last = out[0, :, -1].to(torch.float32, copy=True)  # before any policy scales it
-    for policy in row.policies:
-        factor = policy.head_scale(layer, last)
-        if factor is not None:
-            rows = slice(row.starts(policy.rows), None)
-            out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
-    if row.trace is not None:
-        *_, (_, _, part) = _segments(row, keys, lent=True)
-        _trace(layer, row.trace, part, q[:, :, -1:], k, scale)
-    return out
-
-
-def _segments(row: Steered, keys: int, lent: bool) -> Iterator[tuple[int, int, Regrouping]]:
-    """Rows [start, stop) of a prompt and the policies that act on them; with `lent`, rows on which
-    none acts come too.
-    """
-    bare = (0, Regrouping((), (), keys))
-    passes = (bare, *row.passes) if lent else row.passes
-    stops = (*(start for start, _ in passes), keys)[1:]
-    for (start, part), stop in zip(passes, stops, strict=True):
-        if start < min(stop, keys):
-            yield start, min(stop, keys), part
-
-
-def _tables(layer: int, part: Regrouping, k: Tensor) -> tuple[Tensor, KeyMap | None]:
-    """Labels [1, K] or [1, H, K] and key map of one row."""
-    keys = k.shape[2]
-    return part.labels(layer, keys, k.device)[None], part.key_map(layer, keys, k.device)
-
-
-def _watch(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float) -> None:
-    for policy in row.policies:
-        rows = policy.watch(layer)
-        if rows is not None:
-            mass, own = column_mass(q, k, rows.to(q.device), scale)
-            policy.watched(layer, mass[0], own[0])
-
-
-def _borrowed(heads: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys [1, H, T, D] of other heads, each head's own values."""
-    share = q.shape[1] // k.shape[1]
-    heads = heads.to(q.device)
-    return q[:, heads], k[:, heads // share], v.repeat_interleave(share, 1)
-
-
-def _weighted(
-    layer: int,
-    rows: Sequence[Regrouping],
-    qkv: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-    labels: Tensor,
-    key_map: KeyMap | None,
-    *,
-    mask: Tensor | None = None,
-    first: int | None = None,
-) -> Tensor:
-    groups = max(row.groups for row in rows)
-
-    def epilogue(mass: Tensor) -> Tensor | None:
-        weights = [row.weights(layer, mass[i]) for i, row in enumerate(rows)]
-        if all(w is None for w in weights):
-            return None
-        return torch.stack([torch.ones_like(mass[0]) if w is None else w for w in weights])
-
-    return weighted_attention(
-        *qkv,
-        labels,
-        groups,
-        scale=scale,
-        epilogue=epilogue,
-        mask=mask,
-        first=first,
-        score_map=stacked_maps(layer, rows, groups, qkv[0]),
-        key_map=key_map,
-    )
-
-
-def _trace(layer: int, trace: Trace, part: Regrouping, q: Tensor, k: Tensor, scale: float) -> None:
-    """Records where one query row looked, as its policies left it."""
-    x = scores(q, k, scale)
-    if not part.changes(layer):
-        trace.add(softmax(x, None)[0][0, :, 0])
-        return
-    labels, key_map = _tables(layer, part, k)
-    changes = Changes(part.score_map(layer), key_map)
-    p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
-    member = members(labels, part.groups)
-    weights = part.weights(layer, (p @ member.transpose(-1, -2))[0])
-    if weights is not None:
-        p = p * (weights @ member)
-    trace.add(p[0, :, 0])

@@ -1,0 +1,78 @@
+"""One pass over keys for several rows: their groups, maps and weights as one call."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from halu.attention import KeyMap, weighted_attention
+from halu.attention.reference import Changes, members, scores, softmax
+from halu.attention.regrouping import Regrouping
+from halu.attention.stacking import stacked_maps
+from halu.attention.trace import Trace
+
+
+def regrouped(
+    layer: int,
+    rows: Sequence[Regrouping],
+    qkv: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    labels: Tensor,
+    key_map: KeyMap | None,
+    *,
+    mask: Tensor | None = None,
+    first: int | None = None,
+) -> Tensor:
+    """Head outputs [n, H, Q, D] of rows under their own regroupings.
+
+    Args:
+        layer: which layer.
+        rows: the regrouping of each row.
+        qkv: queries [n, H, Q, D], keys and values [n, Hkv, K, D].
+        scale: factor on q.k.
+        labels: group of each key [n, K] or [n, H, K].
+        key_map: changes key by key, of all rows.
+        mask: true where a query may look, [n, 1, 1, K].
+        first: for a causal prompt the position of the first query.
+    """
+    groups = max(row.groups for row in rows)
+
+    def epilogue(mass: Tensor) -> Tensor | None:
+        weights = [row.weights(layer, mass[i]) for i, row in enumerate(rows)]
+        if all(w is None for w in weights):
+            return None
+        return torch.stack([torch.ones_like(mass[0]) if w is None else w for w in weights])
+
+    return weighted_attention(
+        *qkv,
+        labels,
+        groups,
+        scale=scale,
+        epilogue=epilogue,
+        mask=mask,
+        first=first,
+        score_map=stacked_maps(layer, rows, groups, qkv[0]),
+        key_map=key_map,
+    )
+
+
+def tables(layer: int, part: Regrouping, k: Tensor) -> tuple[Tensor, KeyMap | None]:
+    """Labels [1, K] or [1, H, K] and key map of one row."""
+    keys = k.shape[2]
+    return part.labels(layer, keys, k.device)[None], part.key_map(layer, keys, k.device)
+
+
+def record(layer: int, trace: Trace, part: Regrouping, q: Tensor, k: Tensor, scale: float) -> None:
+    """Records where one query row looked, as its policies left it."""
+    x = scores(q, k, scale)
+    if not part.changes(layer):
+        trace.add(softmax(x, None)[0][0, :, 0])
+        return
+    labels, key_map = tables(layer, part, k)
+    changes = Changes(part.score_map(layer), key_map)
+    p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
+    member = members(labels, part.groups)
+    weights = part.weights(layer, (p @ member.transpose(-1, -2))[0])
+    if weights is not None:
+        p = p * (weights @ member)
+    trace.add(p[0, :, 0])

@@ -77,8 +77,40 @@ class Metric:
     hits: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A published figure over several splits: their sum (MME's perception) or mean.
+
+    `over` names splits by the part after the slash; each data set before the slash has its own.
+    """
+
+    name: str
+    metric: str
+    over: tuple[str, ...]
+    how: Literal["sum", "mean"]
+    meaning: str
+
+    def of(self, splits: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        """Compute it from the metrics of splits, for each data set that has all that it needs."""
+        sets: dict[str, dict[str, float]] = {}
+        for split, metrics in splits.items():
+            source, slash, kind = split.rpartition("/")
+            if kind in self.over:
+                sets.setdefault(source + slash, {})[kind] = metrics[self.metric]
+        whole = {source: parts for source, parts in sets.items() if len(parts) == len(self.over)}
+        share = len(self.over) if self.how == "mean" else 1
+        several = len({split.rpartition("/")[0] for split in splits}) > 1
+        return {
+            f"{source if several else ''}{self.name}": sum(parts.values()) / share
+            for source, parts in whole.items()
+        }
+
+
 class Benchmark(Protocol):
-    """A named, versioned set of questions with its published scoring."""
+    """A named, versioned set of questions with its published scoring.
+
+    It may also have `totals`, figures over several splits (`totals_of`).
+    """
 
     @property
     def name(self) -> str:
@@ -140,6 +172,12 @@ class Benchmark(Protocol):
 
     def rates(self, counts: Counts) -> dict[str, NDArray[np.float64]]:
         """Compute every metric from added-up counts; NaN where it is undefined."""
+
+
+def totals_of(benchmark: Benchmark) -> tuple[Total, ...]:
+    """List the published figures over several splits; most benchmarks have none."""
+    found: tuple[Total, ...] = getattr(benchmark, "totals", ())
+    return found
 
 
 benchmarks: Registry[Benchmark] = Registry("benchmark", "halu.eval", "halu.benchmarks")

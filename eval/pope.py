@@ -1,11 +1,12 @@
 """POPE: is there a dog in the image? Half of the answers are no.
 
 Li et al., EMNLP 2023, arXiv:2305.10355. Absent objects are drawn at random, by popularity, or by
-co-occurrence with what is there (adversarial). Yes is the positive class. Splits are never pooled:
-papers differ in which average they call "the POPE score". Scoring is shared by the official files
-(`pope_files`) and the built-in world (`pope_scenes`).
+co-occurrence with what is there (adversarial). Yes is the positive class. Papers differ in which
+average of the splits they call "the POPE score", so each has a name. Scoring is shared by the
+official files (`pope_files`) and the built-in world (`pope_scenes`).
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from halu.eval import yesno
-from halu.eval.benchmark import Counts, Metric, Sample, Score, summed
+from halu.eval.benchmark import Counts, Metric, Sample, Score, Total, summed
 
 KINDS = ("random", "popular", "adversarial")
 METRICS = (
@@ -26,6 +27,17 @@ METRICS = (
     Metric("recall", "higher", "there and said yes"),
     Metric("yes_ratio", "neither", "answers that are yes; half would be right"),
 )
+TOTALS = (
+    Total("mean_f1", "f1", KINDS, "mean", "mean of the three splits, LLaVA's POPE score"),
+    Total("mean_accuracy", "accuracy", KINDS, "mean", "mean of the three splits"),
+)
+_ASKED = re.compile(r"is there an? (.+?) in the iman?ge", re.IGNORECASE)
+
+
+def asked_object(question: str) -> str | None:
+    """Name the object that a question asks about; article and the files' "imange" do not matter."""
+    found = _ASKED.search(question)
+    return None if found is None else found[1].strip().lower()
 
 
 def score_answer(text: str, label: yesno.YesNo, rule: str = "pope") -> Score:
@@ -57,6 +69,7 @@ class Pope(ABC):
     max_new_tokens: int = 16
     metrics: tuple[Metric, ...] = METRICS
     counts: tuple[str, ...] = yesno.COUNTS
+    totals: tuple[Total, ...] = TOTALS
 
     @abstractmethod
     def samples(

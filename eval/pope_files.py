@@ -2,31 +2,48 @@
 
 Questions: `coco_pope_random.json` and its siblings (data sets coco, aokvqa, gqa or any other name;
 splits random, popular, adversarial), as JSON lines or as one array, in the data folder or up to two
-folders below. Pictures: beside them or in the usual places. Nothing is downloaded.
+folders below. RePOPE's files (`coco_repope_random.json`, also with `.gz`), where they lie there,
+label the same questions a second time, and the metrics `repope_*` are by those labels, over the
+questions that RePOPE kept. Pictures: beside the questions or in the usual places.
 """
 
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from halu.errors import BadInput
 from halu.eval import folder as files
-from halu.eval.benchmark import Sample, benchmarks, chosen
-from halu.eval.pope import KINDS, Pope
-from halu.eval.records import Entry, read_entries
+from halu.eval import yesno
+from halu.eval.benchmark import Counts, Metric, Sample, Score, benchmarks, chosen
+from halu.eval.pope import METRICS, Pope
+from halu.eval.pope_questions import (
+    question_files,
+    read_questions,
+    relabelled,
+    relabelled_files,
+)
 
-_FILE = re.compile(rf"(?:([a-z0-9]+)_)?pope_({'|'.join(KINDS)})\.jsonl?", re.IGNORECASE)
 _PLACES = ("", "images", "val2014", "{set}", "{set}/images", "images/{set}")
 _HINT = "Put question files such as coco_pope_random.json and their pictures there."
+_AGAIN = tuple(f"re_{name}" for name in yesno.COUNTS)
+_REPOPE = (
+    Metric("repope_accuracy", "higher", "right by RePOPE's labels", hits=("re_tp", "re_tn")),
+    Metric("repope_f1", "higher", "F1 by RePOPE's labels"),
+)
 
 
+@dataclass(frozen=True, slots=True)
 class PopeFiles(Pope):
     """The official questions; splits are called "coco/random" and so on."""
 
-    __slots__ = ()
+    version: int = 2
+    metrics: tuple[Metric, ...] = (*METRICS, *_REPOPE)
+    counts: tuple[str, ...] = (*yesno.COUNTS, *_AGAIN)
 
     def samples(
         self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
@@ -37,10 +54,11 @@ class PopeFiles(Pope):
             BadInput: for missing files or pictures, or a malformed line.
         """
         folder = files.needed(data, "pope", _HINT)
-        questions = _question_files(folder)
+        questions, again = _question_files(folder), relabelled_files(folder)
         found: list[Sample] = []
         for split in chosen(list(questions), splits):
-            found += _questions(questions[split], split, limit)
+            own = read_questions(questions[split], split)
+            found += islice(relabelled(own, again[split]) if split in again else own, limit)
         _check_pictures(folder, {sample.image for sample in found if sample.image})
         return found
 
@@ -53,52 +71,37 @@ class PopeFiles(Pope):
         name = image.partition("/")[2]
         return files.open_picture(files.needed(data, "pope", _HINT), name, _places(image))
 
+    def score(self, sample: Sample, text: str) -> Score:
+        """Read the answer under this benchmark's rule, by both labels where there are two."""
+        first = Pope.score(self, sample, text)
+        if sample.detail not in ("yes", "no"):
+            return first
+        label: yesno.YesNo = "yes" if sample.detail == "yes" else "no"
+        again = yesno.outcome(yesno.RULES[self.rules].read(text, label), label)
+        counts = {**first.counts, f"re_{again}": 1}
+        return Score(first.parsed, first.value, counts, first.marks)
+
+    def rates(self, counts: Counts) -> dict[str, NDArray[np.float64]]:
+        """Compute the five metrics, and two by RePOPE's labels; without any they are undefined."""
+        every = np.asarray(counts, np.float64)
+        own, again = np.split(every, [len(yesno.COUNTS)], axis=-1)
+        rule = yesno.RULES[self.rules]
+        second = yesno.rates(again, rule)
+        return {
+            **yesno.rates(own, rule),
+            **{metric.name: second[metric.name.removeprefix("repope_")] for metric in _REPOPE},
+        }
+
 
 def _question_files(folder: Path) -> dict[str, Path]:
-    """Map split name to file, data sets in order of name, splits in POPE's order."""
-    found: dict[str, Path] = {}
-    for pattern in ("*", "*/*", "*/*/*"):
-        for path in sorted(folder.glob(f"{pattern}pope_*.json*")):
-            if match := _FILE.fullmatch(path.name):
-                split = f"{(match[1] or 'pope').lower()}/{match[2].lower()}"
-                if split in found:
-                    raise BadInput(f"Two files are {split}: {found[split]} and {path}.")
-                found[split] = path
+    found = question_files(folder)
     if not found:
         raise BadInput(
             f"No POPE questions in {folder}.",
             hint="Looked for files such as coco_pope_random.json there and two folders below.",
             param="data",
         )
-    return dict(
-        sorted(
-            found.items(), key=lambda it: (it[0].split("/")[0], KINDS.index(it[0].split("/")[1]))
-        )
-    )
-
-
-def _questions(path: Path, split: str, limit: int | None) -> list[Sample]:
-    """Read a file whole, so that a malformed line is found whatever the limit."""
-    samples: dict[str, Sample] = {}
-    for entry in read_entries(path):
-        sample = _question(entry, split)
-        if sample.id in samples:
-            raise BadInput(f"{entry.where}: question id {sample.id} occurs twice.")
-        samples[sample.id] = sample
-    return list(islice(samples.values(), limit))
-
-
-def _question(entry: Entry, split: str) -> Sample:
-    label = entry.text("label").strip().lower()
-    if label not in ("yes", "no"):
-        raise BadInput(f"{entry.where}: label {label!r} is neither yes nor no.")
-    return Sample(
-        id=f"{split}/{entry.text('question_id')}",
-        split=split,
-        image=f"{split.split('/')[0]}/{entry.text('image')}",
-        prompt=entry.text("text"),
-        label=label,
-    )
+    return found
 
 
 def _check_pictures(folder: Path, images: set[str]) -> None:

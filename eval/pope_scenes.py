@@ -13,7 +13,7 @@ from PIL import Image
 
 from halu.eval import world
 from halu.eval.benchmark import Sample, benchmarks, chosen
-from halu.eval.pope import Pope
+from halu.eval.pope import Pope, asked_object
 from halu.scenes.questions import POPE_OBJECTS, pope_items
 from halu.scenes.statistics import Kind
 
@@ -43,6 +43,7 @@ class PopeScenes(Pope):
                         images[place // each],
                         item.text,
                         item.label,
+                        asked_object(item.text),
                     )
                     for place, item in enumerate(items[:limit])
                 ]

@@ -1,15 +1,20 @@
 """Reading other people's JSON: lines, one array, or objects one after another, with line numbers.
 
-Files of one and the same benchmark come in all three forms under the same ending. Nothing is
-executed: pickles are not read.
+Files of one and the same benchmark come in all three forms under the same ending, compressed or
+not. Nothing is executed: pickles are refused by name and never loaded.
 """
 
+import gzip
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from halu.errors import BadInput
+
+_PICKLES = {".pkl", ".pickle", ".p"}
+_PICKLED, _GZIPPED = b"\x80", b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,45 @@ class Entry:
             raise BadInput(f"{self.where}: {key!r} is missing or not a text.")
         return str(value)
 
+    def first(self, *keys: str) -> str | None:
+        """Return the first of these fields that there is, as text; None if there is none.
+
+        Raises:
+            BadInput: if it is of another type.
+        """
+        found = next((key for key in keys if self.fields.get(key) is not None), None)
+        return None if found is None else self.text(found)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, also one that gzip compressed.
+
+    Raises:
+        BadInput: if it cannot be read, is not text, or is a pickle.
+    """
+    try:
+        data = path.read_bytes()
+        if path.suffix.lower() in _PICKLES or data.startswith(_PICKLED):
+            raise BadInput(
+                f"{path} is a pickle, and loading one runs what its author wrote.",
+                hint="Give the JSON files that it was made from.",
+            )
+        if data.startswith(_GZIPPED):
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise BadInput(f"{path} cannot be read: {told}.") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that holds one JSON value.
+
+    Raises:
+        BadInput: naming the line, if it is malformed.
+    """
+    return _loaded(path, read_text(path))
+
 
 def read_entries(path: Path) -> list[Entry]:
     """Read every object of a JSON or JSON-lines file.
@@ -37,29 +81,26 @@ def read_entries(path: Path) -> list[Entry]:
     Raises:
         BadInput: naming the line, if any of it is malformed; nothing is half-read.
     """
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} cannot be read: {error}.") from error
+    text = read_text(path)
     if text.lstrip().startswith("["):
-        return _array(path, text)
-    decoder, entries, place = json.JSONDecoder(), [], 0
+        items = enumerate(_loaded(path, text), 1)
+        return [_entry(item, f"{path}, item {number}") for number, item in items]
+    decoder, entries, place, line, counted = json.JSONDecoder(), [], 0, 1, 0
     while (place := _skip_blanks(text, place)) < len(text):
-        where = f"{path}:{text.count(chr(10), 0, place) + 1}"
+        line, counted = line + text.count("\n", counted, place), place
         try:
             found, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
             raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg}.") from error
-        entries.append(_entry(found, where))
+        entries.append(_entry(found, f"{path}:{line}"))
     return entries
 
 
-def _array(path: Path, text: str) -> list[Entry]:
+def _loaded(path: Path, text: str) -> Any:
     try:
-        found = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg}.") from error
-    return [_entry(item, f"{path}, item {number}") for number, item in enumerate(found, 1)]
 
 
 def _entry(found: object, where: str) -> Entry:

@@ -118,7 +118,8 @@ def folder(tmp_path: Path) -> Path:
     lines = "".join(json.dumps(line) + "\n" for line in QUESTIONS)
     (tmp_path / "questions" / "coco_pope_random.json").write_text(lines)
     (tmp_path / "questions" / "coco_pope_popular.json").write_text(json.dumps(QUESTIONS, indent=1))
-    (tmp_path / "questions" / "coco_repope_random.json").write_text("not a POPE file")
+    again = [QUESTIONS[0], QUESTIONS[1] | {"label": "yes"}]  # three were dropped, one turned
+    (tmp_path / "questions" / "coco_repope_random.json").write_text(json.dumps(again))
     for name in ("a.png", "b.png"):
         Image.new("RGB", (20, 10), "red").save(tmp_path / "val2014" / name)
     return tmp_path
@@ -140,6 +141,30 @@ def test_official_files_are_read_in_both_forms(folder: Path) -> None:
     assert {sample.image for sample in samples} == {"coco/a.png", "coco/b.png"}
     assert len(pope().samples(folder, 2, 0, ["random"])) == 2
     assert pope().picture("coco/a.png", folder).size == (20, 10)
+
+
+def test_relabelled_questions_are_a_second_column(folder: Path) -> None:
+    samples = pope().samples(folder, None, 0, ["random"])
+    assert [sample.detail for sample in samples] == ["yes", "yes", None, None, None]
+    assert [sample.category for sample in samples] == ["dog", "cat", "car", "bus", "cup"]
+    counts = pope().tally(pope().score(sample, "Yes").counts for sample in samples)
+    found = pope().rates(np.array(counts))
+    assert found["accuracy"] == 3 / 5
+    assert found["repope_accuracy"] == 1
+    assert found["repope_f1"] == 1
+
+
+def test_without_relabelled_questions_their_metrics_are_undefined(folder: Path) -> None:
+    samples = pope().samples(folder, None, 0, ["popular"])
+    counts = pope().tally(pope().score(sample, "Yes").counts for sample in samples)
+    found = pope().rates(np.array(counts))
+    assert found["accuracy"] == 3 / 5
+    assert np.isnan(found["repope_accuracy"])
+
+
+def test_built_in_questions_name_their_object() -> None:
+    samples = benchmarks.get("pope-scenes").samples(None, 12, 0, ["adversarial"])
+    assert all(sample.category and sample.category in sample.prompt for sample in samples)
 
 
 def test_a_folder_of_halu_scenes_is_read(folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""Answer files of other projects, whatever they call their fields.
+
+| who | fields |
+|---|---|
+| POPE | `question`, `answer`, in the order of the questions |
+| LLaVA, VCD | `question_id`, `prompt`, `text`, sometimes `image` |
+| PAI | `query`, `ans`, `label`, in the order of the questions |
+| captions | `image_id` with `caption` or `text`; or `question_id` and a question file |
+| AMBER | `id`, `response` |
+
+The form (JSON lines, one array, objects one after another, gzip) is `halu.eval.records`'s business;
+which question an answer belongs to is each benchmark's.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from halu.errors import BadInput
+from halu.eval.records import Entry, read_entries
+
+_ANSWER = ("answer", "ans", "caption", "response", "text")
+_ID = ("question_id", "id")
+_IMAGE = ("image", "image_id", "image_name", "file_name")
+_PROMPT = ("query", "prompt", "question")
+_SPLIT = ("category", "split", "type")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer of a file, with whatever the line tells about its question."""
+
+    text: str
+    where: str
+    id: str | None = None
+    image: str | None = None
+    prompt: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+def read_replies(path: Path) -> list[Reply]:
+    """Read an answer file.
+
+    Raises:
+        BadInput: naming the line, if one is malformed or has no answer, or if there is none.
+    """
+    replies = [_reply(entry) for entry in read_entries(path)]
+    if not replies:
+        raise BadInput(f"{path} holds no answers.", param="answers")
+    return replies
+
+
+def _reply(entry: Entry) -> Reply:
+    text = entry.first(*_ANSWER)
+    if text is None:
+        raise BadInput(
+            f"{entry.where}: no answer.", hint=f"Looked for the fields {', '.join(_ANSWER)}."
+        )
+    return Reply(
+        text,
+        entry.where,
+        id=entry.first(*_ID),
+        image=entry.first(*_IMAGE),
+        prompt=entry.first(*_PROMPT),
+        label=entry.first("label"),
+        split=entry.first(*_SPLIT),
+    )
+
+
+def repeated(ids: Iterable[str]) -> list[str]:
+    """List the ids that occur more than once."""
+    return [name for name, times in Counter(ids).items() if times > 1]
+
+
+def refuse_gaps(missing: list[str], total: int, partial: bool) -> None:
+    """Raise BadInput if questions are without an answer and that was not asked for."""
+    if missing and not partial:
+        raise BadInput(
+            f"{len(missing)} of {total} questions have no answer, such as {missing[0]}.",
+            hint="Give --allow-partial to score the others alone.",
+            param="answers",
+        )

@@ -1,0 +1,144 @@
+"""Which question an answer belongs to: by id, by picture and object, or by order.
+
+LLaVA's script pairs answers with labels by order within a split, so that one missing answer shifts
+all that follow. Here order is the last resort, and whatever else a line tells must agree with it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from halu.errors import BadInput
+from halu.eval.answers import Reply, refuse_gaps, repeated
+from halu.eval.benchmark import Sample
+from halu.eval.pope import KINDS, asked_object
+from halu.eval.pope_questions import Key, key_of
+
+Joined = list[tuple[Sample, str]]
+
+_LLAVA = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
+_GENERATIONS = "Give the question file that was answered: ids differ between its generations."
+
+
+def join(questions: Sequence[Sample], replies: Sequence[Reply], partial: bool) -> Joined:
+    """Pair answers with questions, in the order of the questions.
+
+    Raises:
+        BadInput: if an answer fits no question or two do, or a question has none and `partial`
+            was not asked for.
+    """
+    if not any(reply.id for reply in replies):
+        return _by_order(questions, replies)
+    found = _by_id(questions, replies)
+    if found is None:
+        found = _by_object(questions, replies)
+    missing = [sample.id for sample in questions if sample.id not in found]
+    refuse_gaps(missing, len(questions), partial)
+    return [(sample, found[sample.id]) for sample in questions if sample.id in found]
+
+
+def _by_id(questions: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, str] | None:
+    """Map question to answer; None where ids clash or point to questions about other things."""
+    name = _naming(questions, replies)
+    names = [name(reply) for reply in replies]
+    known = {sample.id: sample for sample in questions}
+    pictured = all(reply.image for reply in replies)
+    if any(own is None for own in names) or repeated([own for own in names if own]):
+        return None
+    found: dict[str, str] = {}
+    for own, reply in zip(names, replies, strict=True):
+        sample = known.get(own or "")
+        if sample is None:
+            if pictured:
+                return None
+            raise BadInput(f"{reply.where}: there is no question {reply.id}.", hint=_GENERATIONS)
+        if not _agrees(sample, reply):
+            if pictured:
+                return None
+            raise BadInput(
+                f"{reply.where}: question {reply.id} is {sample.prompt!r} in the question file"
+                f" and {reply.prompt!r} in the answers.",
+                hint=_GENERATIONS,
+            )
+        found[sample.id] = reply.text
+    return found
+
+
+def _naming(questions: Sequence[Sample], replies: Sequence[Reply]) -> Callable[[Reply], str | None]:
+    """Decide how an answer's id leads to a question's: alone, or with the split it is of."""
+    by_id: dict[str, list[str]] = {}
+    for sample in questions:
+        by_id.setdefault(sample.id.rpartition("/")[2], []).append(sample.id)
+    splits = {sample.split.rpartition("/")[2]: sample.split for sample in questions}
+    combined = any((reply.id or "") not in by_id and _numbered(reply) for reply in replies)
+
+    def name(reply: Reply) -> str | None:
+        own = reply.id or ""
+        if combined and (numbered := _numbered(reply)):
+            kind, own = numbered
+            return f"{splits.get(kind, kind)}/{own}"
+        if reply.split in splits:
+            return f"{splits[reply.split]}/{own}"
+        ids = by_id.get(own, [f"?/{own}"])
+        return ids[0] if len(ids) == 1 else None
+
+    return name
+
+
+def _numbered(reply: Reply) -> tuple[str, str] | None:
+    """Read an id of LLaVA's combined file as split and number."""
+    if reply.id is None or not reply.id.isdigit():
+        return None
+    number = int(reply.id)
+    kind = max((kind for kind in KINDS if _LLAVA[kind] < number), key=_LLAVA.__getitem__)
+    return kind, str(number - _LLAVA[kind])
+
+
+def _by_object(questions: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, str]:
+    """Pair by picture and object; equal questions, one in each split, are answered in turn."""
+    waiting: dict[Key, deque[Sample]] = {}
+    for sample in questions:
+        waiting.setdefault(key_of(sample), deque()).append(sample)
+    found: dict[str, str] = {}
+    for reply in replies:
+        asked = asked_object(reply.prompt or "")
+        if not reply.image or asked is None:
+            raise BadInput(
+                f"{reply.where}: id {reply.id} could be several questions, and the line does not"
+                " tell picture and question.",
+                hint="Give the question file of one split.",
+            )
+        queue = waiting.get((reply.image.rpartition("/")[2], asked))
+        if not queue:
+            raise BadInput(
+                f"{reply.where}: no question, or none left, asks for {asked!r} in {reply.image}."
+            )
+        found[queue.popleft().id] = reply.text
+    return found
+
+
+def _by_order(questions: Sequence[Sample], replies: Sequence[Reply]) -> Joined:
+    if len(replies) != len(questions):
+        raise BadInput(
+            f"{len(replies)} answers without ids cannot be joined with {len(questions)} questions.",
+            hint=_GENERATIONS,
+            param="answers",
+        )
+    for sample, reply in zip(questions, replies, strict=True):
+        if not _agrees(sample, reply):
+            raise BadInput(
+                f"{reply.where}: answers {reply.prompt!r} where the question is {sample.prompt!r}.",
+                hint=_GENERATIONS,
+            )
+    return [(sample, reply.text) for sample, reply in zip(questions, replies, strict=True)]
+
+
+def _agrees(sample: Sample, reply: Reply) -> bool:
+    """Whether nothing that the answer's line tells speaks against this question."""
+    asked = asked_object(reply.prompt or "")
+    label = {"1": "yes", "0": "no"}.get(reply.label or "", (reply.label or "").strip().lower())
+    picture = (reply.image or "").rpartition("/")[2]
+    return (
+        (asked is None or sample.category is None or asked == sample.category)
+        and (label not in ("yes", "no") or label == sample.label)
+        and (not picture or picture == key_of(sample)[0])
+    )

@@ -1,0 +1,248 @@
+"""Scoring answer files of other projects under one published rule, or several side by side.
+
+This file knows no benchmark. A benchmark becomes scorable by one object in a file of its own (that
+of POPE is in `pope_score`), which is imported with the rest of `halu.eval`:
+
+    class AmberScorer:
+        rules = ("amber",)                       # published names; the first is the default
+        needs = "--annotations annotations.json" # what a user must give besides the answers
+
+        def read(self, given: Given, rules: Sequence[str]) -> Reading:
+            ...                                  # read and join; raise BadInput, never guess
+            return Reading({"amber": Column(benchmark, [(sample, answer), ...])}, warnings)
+
+    scorers.register("amber")(AmberScorer())
+
+A `Column` is a rule at work: a `Benchmark` that scores by that rule, and each sample with its
+answer. The benchmark's own `score`, `tally`, `rates` and, if it has them, `totals` do the rest, so
+that an imported file gets the figures that a run would get. `halu.eval.answers` reads the files.
+Nothing is scored before everything has been read.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from halu.errors import Unknown
+from halu.eval.benchmark import Benchmark, Sample, Score, totals_of
+from halu.registry import Registry
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the user names. `tables`: a folder with word tables that halu does not ship."""
+
+    answers: Path
+    questions: Path | None = None
+    annotations: tuple[Path, ...] = ()
+    tables: Path | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Samples with their answers, and the benchmark that scores them by one rule."""
+
+    benchmark: Benchmark
+    answers: Sequence[tuple[Sample, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """An answer file, read and joined: a column for every rule, and what the user should know."""
+
+    columns: Mapping[str, Column]
+    warnings: tuple[str, ...] = ()
+
+
+class Scorer(Protocol):
+    """How the answer files of one benchmark are read."""
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Published rules by name; the first is the default."""
+
+    @property
+    def needs(self) -> str:
+        """What has to be given besides the answers, in a line."""
+
+    def read(self, given: Given, rules: Sequence[str]) -> Reading:
+        """Read files and join answers with questions, for each of these rules.
+
+        Raises:
+            BadInput: one clear line, for whatever does not fit.
+        """
+
+
+scorers: Registry[Scorer] = Registry("benchmark", "halu.eval", "halu.scorers")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Some answers under one rule: metrics (NaN is undefined) and the counts they come from."""
+
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    n: int
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """An answer file's figures by rule, in all and by split.
+
+    Several splits together give the figures of all answers pooled, and the benchmark's totals.
+    `unreadable` are answers that no rule could read.
+    """
+
+    benchmark: str
+    n: int
+    unreadable: int
+    rules: dict[str, Figures]
+    splits: dict[str, dict[str, Figures]]
+    warnings: tuple[str, ...] = field(default=())
+
+    def document(self) -> dict[str, Any]:
+        """Build the JSON form; undefined is null."""
+        return {
+            "benchmark": self.benchmark,
+            "n": self.n,
+            "unreadable": self.unreadable,
+            "rules": _plain(self.rules),
+            "splits": {name: {"rules": _plain(rules)} for name, rules in self.splits.items()},
+            "warnings": list(self.warnings),
+        }
+
+
+def score(name: str, given: Given, rules: str | None = None) -> Scored:
+    """Score an answer file.
+
+    Args:
+        name: a benchmark of `scorers`.
+        given: the files.
+        rules: a rule's name, several with commas between, or "all"; None is the default rule.
+
+    Raises:
+        Unknown: for a benchmark or rule that does not exist.
+        BadInput: if files are missing, malformed or do not fit together.
+    """
+    scorer = scorers.get(name)
+    reading = scorer.read(given, asked(scorer.rules, rules))
+    scores = {rule: _scores(column) for rule, column in reading.columns.items()}
+    first = next(iter(scores.values()))
+    splits = list(dict.fromkeys(sample.split for sample, _ in first))
+    figures = {rule: _by_split(reading.columns[rule], scores[rule]) for rule in scores}
+    return Scored(
+        name,
+        n=len(first),
+        unreadable=sum(
+            all(score.value is None for score in answer)
+            for answer in zip(*([s for _, s in rows] for rows in scores.values()), strict=True)
+        ),
+        rules={
+            rule: _together(reading.columns[rule], scores[rule], figures[rule]) for rule in scores
+        },
+        splits={split: {rule: figures[rule][split] for rule in scores} for split in splits},
+        warnings=reading.warnings + tuple(_disagreement(scores)) + tuple(_constant(scores)),
+    )
+
+
+def asked(known: Sequence[str], rules: str | None) -> list[str]:
+    """List the rules meant by "all", by None (the first), or by names with commas between.
+
+    A name may carry an option of the benchmark's own after a colon.
+
+    Raises:
+        Unknown: for a rule that does not exist.
+    """
+    if rules is None:
+        return [known[0]]
+    base, colon, option = rules.partition(":")
+    if base == ALL:
+        return [f"{rule}{colon}{option}" for rule in known]
+    names = [name.strip() for name in rules.split(",")]
+    for name in names:
+        if name.partition(":")[0] not in known:
+            raise Unknown("rule", name, [*known, ALL], param="--rules")
+    return list(dict.fromkeys(names))
+
+
+_Rows = list[tuple[Sample, Score]]
+
+
+def _scores(column: Column) -> _Rows:
+    return [(sample, column.benchmark.score(sample, text)) for sample, text in column.answers]
+
+
+def _by_split(column: Column, rows: _Rows) -> dict[str, Figures]:
+    splits: dict[str, _Rows] = {}
+    for sample, score in rows:
+        splits.setdefault(sample.split, []).append((sample, score))
+    return {name: _figures(column.benchmark, some) for name, some in splits.items()}
+
+
+def _figures(benchmark: Benchmark, rows: _Rows) -> Figures:
+    total = np.sum(_tallied(benchmark, rows), axis=0)
+    return Figures(
+        {name: float(value) for name, value in benchmark.rates(total).items()},
+        {name: int(number) for name, number in zip(benchmark.counts, total, strict=True)},
+        n=len(rows),
+        unreadable=sum(score.value is None for _, score in rows),
+    )
+
+
+def _tallied(benchmark: Benchmark, rows: _Rows) -> list[list[float]]:
+    """Tally picture by picture: what belongs together is found by picture, not by order."""
+    pictures: dict[tuple[str, str | None], list[Mapping[str, int]]] = {}
+    for sample, score in rows:
+        pictures.setdefault((sample.split, sample.image), []).append(score.counts)
+    return [benchmark.tally(counts) for counts in pictures.values()]
+
+
+def _together(column: Column, rows: _Rows, splits: dict[str, Figures]) -> Figures:
+    if len(splits) == 1:
+        return next(iter(splits.values()))
+    pooled = _figures(column.benchmark, rows)
+    by_split = {name: figures.metrics for name, figures in splits.items()}
+    for total in totals_of(column.benchmark):
+        pooled.metrics.update(total.of(by_split))
+    return pooled
+
+
+def _disagreement(scores: Mapping[str, _Rows]) -> Iterable[str]:
+    """Warn when an answer is read in different ways: then the rule is part of the figure."""
+    if len(scores) > 1:
+        read = zip(*([score.parsed for _, score in rows] for rows in scores.values()), strict=True)
+        differing = sum(len(set(parsed)) > 1 for parsed in read)
+        if differing:
+            yield f"The rules read {differing} answers differently: name the rule with the figure."
+
+
+def _constant(scores: Mapping[str, _Rows]) -> Iterable[str]:
+    """Warn when a yes/no file says one thing throughout, which some scores reward."""
+    for rule, rows in scores.items():
+        said = {score.parsed for _, score in rows}
+        labels = {sample.label for sample, _ in rows}
+        if len(rows) > 1 and labels == {"yes", "no"} and len(said) == 1:
+            yield f"Every answer is read as {next(iter(said))!r} by the rule {rule!r}."
+
+
+def _plain(rules: Mapping[str, Figures]) -> dict[str, Any]:
+    return {
+        rule: {
+            "metrics": {
+                name: None if math.isnan(value) else value
+                for name, value in figures.metrics.items()
+            },
+            "counts": figures.counts,
+            "n": figures.n,
+            "unreadable": figures.unreadable,
+        }
+        for rule, figures in rules.items()
+    }

@@ -1,0 +1,319 @@
+"""Answer files of other projects: what is read, how it is joined, what is refused."""
+
+import gzip
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from halu.errors import BadInput, Unknown
+from halu.eval.score import Given, score
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "eval"
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(),
+    reason="needs ../shared/data/eval, which may not be redistributed",
+)
+OBJECTS = ("dog", "cat", "car", "umbrella")
+
+
+def question(number: int, image: str, name: str, label: str) -> dict[str, Any]:
+    article = "an" if name[0] in "aeiou" else "a"
+    return {
+        "question_id": number,
+        "image": image,
+        "text": f"Is there {article} {name} in the image?",
+        "label": label,
+    }
+
+
+QUESTIONS = [
+    question(
+        number, f"{'ab'[number > 4]}.jpg", OBJECTS[(number - 1) % 4], ("no", "yes")[number % 2]
+    )
+    for number in range(1, 9)
+]
+
+
+def lines(path: Path, entries: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    return lines(tmp_path / "coco_pope_random.json", QUESTIONS)
+
+
+def answers(path: Path, texts: list[str], **more: Any) -> Path:
+    """LLaVA's form."""
+    entries = [
+        {"question_id": asked["question_id"], "prompt": asked["text"] + "\nOne word.", "text": text}
+        for asked, text in zip(QUESTIONS, texts, strict=True)
+    ]
+    return lines(path, [entry | more for entry in entries])
+
+
+RIGHT = [entry["label"].capitalize() for entry in QUESTIONS]
+
+
+def test_contract_of_the_document(asked: Path, tmp_path: Path) -> None:
+    given = Given(answers(tmp_path / "a.jsonl", ["Unknown", *RIGHT[1:]]), asked)
+    document = score("pope", given).document()
+    assert document["benchmark"] == "pope"
+    assert (document["n"], document["unreadable"]) == (8, 1)
+    figures = document["rules"]["pope"]
+    assert figures["metrics"]["accuracy"] == 1  # POPE takes what it cannot read for a yes
+    assert figures["metrics"]["repope_f1"] is None
+    assert {key: figures["counts"][key] for key in ("tp", "fp", "tn", "fn")} == {
+        "tp": 4,
+        "fp": 0,
+        "tn": 4,
+        "fn": 0,
+    }
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_rules_side_by_side_disagree_about_capitals_and_snowboards(
+    asked: Path, tmp_path: Path
+) -> None:
+    texts = ["Yes", "NO", "Yes", "A snowboard.", "Yes", "no", "Yes, no", "No."]
+    found = score("pope", Given(answers(tmp_path / "a.jsonl", texts), asked), "all")
+    assert list(found.rules) == ["pope", "opera", "vcd", "marine", "lmms", "vlmevalkit"]
+    assert found.rules["pope"].counts["fp"] == 2  # NO and the snowboard
+    assert found.rules["opera"].counts["fp"] == 1
+    assert found.rules["vcd"].metrics["accuracy"] == 1  # a snowboard holds a no
+    assert found.rules["lmms"].counts["none_no"] == 2
+    assert any("differently" in warning for warning in found.warnings)
+    two = score("pope", Given(answers(tmp_path / "a.jsonl", texts), asked), "vcd,opera")
+    assert list(two.rules) == ["vcd", "opera"]
+    with pytest.raises(Unknown, match="vlmevalkit"):
+        score("pope", Given(tmp_path / "a.jsonl", asked), "vlmeval")
+
+
+def test_answers_are_joined_by_id_and_not_by_order(asked: Path, tmp_path: Path) -> None:
+    path = answers(tmp_path / "a.jsonl", RIGHT)
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert score("pope", Given(path, asked)).rules["pope"].metrics["accuracy"] == 1
+
+
+def test_a_missing_answer_is_refused_unless_asked_for(asked: Path, tmp_path: Path) -> None:
+    path = answers(tmp_path / "a.jsonl", RIGHT)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(BadInput, match=r"1 of 8 questions have no answer.*--allow-partial"):
+        score("pope", Given(path, asked))
+    found = score("pope", Given(path, asked, partial=True))
+    assert found.n == 7
+    assert found.rules["pope"].metrics["accuracy"] == 1
+    assert found.warnings == ("1 questions have no answer.",)
+
+
+def test_files_without_ids_go_by_order_if_everything_agrees(asked: Path, tmp_path: Path) -> None:
+    pope = [
+        {"question": q["text"].lower(), "answer": a} for q, a in zip(QUESTIONS, RIGHT, strict=True)
+    ]
+    path = lines(tmp_path / "a.json", pope)
+    assert score("pope", Given(path, asked)).rules["pope"].metrics["f1"] == 1
+    lines(path, [pope[1], pope[0], *pope[2:]])
+    with pytest.raises(BadInput, match=r"a\.json:1: answers .*cat.* where the question is .*dog"):
+        score("pope", Given(path, asked))
+    lines(path, pope[1:])
+    with pytest.raises(BadInput, match=r"7 answers without ids .* 8 questions"):
+        score("pope", Given(path, asked, partial=True))
+
+
+def test_pai_files_carry_their_labels(asked: Path, tmp_path: Path) -> None:
+    pai = [
+        {"query": q["text"], "label": int(q["label"] == "yes"), "ans": a, "question": "USER: ..."}
+        for q, a in zip(QUESTIONS, RIGHT, strict=True)
+    ]
+    path = lines(tmp_path / "a.jsonl", pai)
+    assert score("pope", Given(path)).rules["pope"].metrics["accuracy"] == 1
+    assert score("pope", Given(path, asked)).rules["pope"].metrics["accuracy"] == 1
+    lines(path, [pai[0] | {"label": 0}, *pai[1:]])
+    with pytest.raises(BadInput, match=r"a\.jsonl:1"):
+        score("pope", Given(path, asked))
+    lines(path, [{"ans": "Yes"}])
+    with pytest.raises(BadInput, match="no label"):
+        score("pope", Given(path))
+
+
+def test_clashing_ids_are_settled_by_picture_and_object(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    lines(folder / "coco_pope_random.json", QUESTIONS)
+    other = [q | {"text": q["text"].replace("dog", "bus")} for q in QUESTIONS]
+    lines(folder / "coco_pope_popular.json", other)
+    both = [
+        {"question_id": q["question_id"], "image": q["image"], "prompt": q["text"], "text": a}
+        for questions in (other, QUESTIONS)
+        for q, a in zip(questions, RIGHT, strict=True)
+    ]
+    found = score("pope", Given(lines(tmp_path / "a.jsonl", both), folder))
+    assert found.n == 16
+    assert list(found.splits) == ["coco/random", "coco/popular"]
+    assert found.rules["pope"].metrics["accuracy"] == 1
+    for entry in both:
+        del entry["image"]
+    with pytest.raises(BadInput, match=r"a\.jsonl:1: id 1 could be several questions"):
+        score("pope", Given(lines(tmp_path / "a.jsonl", both), folder))
+
+
+def test_llavas_combined_file(tmp_path: Path) -> None:
+    """Ids of three ranges; its question file has no labels, and other positions than ours."""
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    kinds = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
+    for kind in kinds:
+        lines(folder / f"coco_pope_{kind}.json", QUESTIONS)
+    given = [
+        {"question_id": start + q["question_id"], "prompt": q["text"], "text": a}
+        for kind, start in kinds.items()
+        for q, a in zip(QUESTIONS, RIGHT, strict=True)
+    ]
+    path = lines(tmp_path / "a.jsonl", given)
+    found = score("pope", Given(path, folder))
+    assert {name: f["pope"].n for name, f in found.splits.items()} == {
+        f"coco/{kind}": 8 for kind in ("random", "popular", "adversarial")
+    }
+    assert found.rules["pope"].metrics["mean_f1"] == 1
+    old = [
+        {"question_id": start + place, "image": q["image"], "category": kind}
+        | {"text": q["text"].replace("image", "imange") + "\nAnswer with one word."}
+        for kind, start in kinds.items()
+        for place, q in enumerate(reversed(QUESTIONS[2:]), 1)
+    ]
+    own = lines(tmp_path / "llava_pope_test.jsonl", old)
+    lines(path, [{"question_id": q["question_id"], "text": "Yes"} for q in old])
+    found = score("pope", Given(path, own, (folder,)))
+    assert found.n == 18
+    assert found.rules["pope"].metrics["accuracy"] == 0.5
+    with pytest.raises(BadInput, match=r"test\.jsonl:1: the question has no label.*--annotations"):
+        score("pope", Given(path, own))
+
+
+def test_another_generation_of_the_questions_is_noticed(asked: Path, tmp_path: Path) -> None:
+    moved = [question(q["question_id"], q["image"], "bus", "no") for q in QUESTIONS]
+    other = lines(tmp_path / "other_pope_random.json", moved)
+    with pytest.raises(BadInput, match=r"is 'Is there a bus in the image.' in the question file"):
+        score("pope", Given(answers(tmp_path / "a.jsonl", RIGHT), other))
+    misspelt = [q | {"text": q["text"].replace("the image", "the imange")} for q in QUESTIONS]
+    lines(asked, misspelt)
+    found = score("pope", Given(answers(tmp_path / "a.jsonl", RIGHT), asked))
+    assert any("first generation: 8 questions" in warning for warning in found.warnings)
+
+
+def test_a_constant_answer_is_noticed(asked: Path, tmp_path: Path) -> None:
+    found = score("pope", Given(answers(tmp_path / "a.jsonl", ["Yes"] * 8), asked))
+    assert found.warnings == ("Every answer is read as 'yes' by the rule 'pope'.",)
+
+
+FAULTS = {
+    "torn": ('{"question_id": 1, "text": "Yes"}\n{"question', r"a\.jsonl:2: not JSON"),
+    "no answer": ('\n{"question_id": 1, "reply": "Yes"}', r"a\.jsonl:2: no answer"),
+    "no object": ('{"question_id": 1, "text": "Yes"}\n7', r"a\.jsonl:2: expected an object"),
+    "odd answer": ('{"question_id": 1, "text": ["Yes"]}', r"a\.jsonl:1: 'text'"),
+    "unknown id": ('{"question_id": 99, "text": "Yes"}', r"a\.jsonl:1: there is no question 99"),
+    "empty": ("", "holds no answers"),
+    "array": ('[{"question_id": 1, "text": "Yes"}, 3]', r"a\.jsonl, item 2: expected an object"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_answer_file_gets_one_clear_line(asked: Path, tmp_path: Path, fault: str) -> None:
+    text, message = FAULTS[fault]
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=message) as caught:
+        score("pope", Given(tmp_path / "a.jsonl", asked, partial=True))
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_are_refused_and_never_loaded(asked: Path, tmp_path: Path) -> None:
+    fire = b"\x80\x04cbuiltins\nexec\n(S'raise SystemExit'\ntR."
+    for name in ("chair.pkl", "answers.json"):
+        (tmp_path / name).write_bytes(fire)
+        with pytest.raises(BadInput, match="is a pickle"):
+            score("pope", Given(tmp_path / name, asked))
+
+
+def test_compressed_and_indented_files_are_read(asked: Path, tmp_path: Path) -> None:
+    path = answers(tmp_path / "a.jsonl", RIGHT)
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    (tmp_path / "b.json").write_text("\n".join(json.dumps(entry, indent=4) for entry in entries))
+    assert score("pope", Given(tmp_path / "b.json", asked)).rules["pope"].metrics["f1"] == 1
+    (tmp_path / "c.json.gz").write_bytes(gzip.compress(json.dumps(entries).encode()))
+    assert score("pope", Given(tmp_path / "c.json.gz", asked)).rules["pope"].metrics["f1"] == 1
+    (tmp_path / "d.json.gz").write_bytes(b"\x1f\x8bnot gzip at all")
+    with pytest.raises(BadInput, match="cannot be read"):
+        score("pope", Given(tmp_path / "d.json.gz", asked))
+
+
+@needs_shared
+def test_published_pope_figures_under_every_rule() -> None:
+    folder = SHARED / "pope"
+    given = Given(
+        folder / "answers" / "clearsight_vaf_llava_coco_random.jsonl",
+        folder / "coco" / "coco_pope_random.json",
+        (folder / "repope" / "coco_repope_random.json.gz",),
+    )
+    found = score("pope", given, "all")
+    expected = json.loads((SHARED / "expected.json").read_text())
+    known = expected["pope"]["clearsight-vaf/random"]
+    for rule, figures in found.rules.items():
+        name = {"pope": "pope_official", "lmms": "lmms_eval"}.get(rule, rule)
+        own = {key.lower(): value for key, value in known[name].items()}
+        digits = 4 if rule == "marine" else 15  # MARINE prints four
+        for metric in figures.metrics.keys() & own.keys():
+            assert round(figures.metrics[metric], digits) == pytest.approx(own[metric], abs=1e-15)
+        assert {"accuracy", "precision", "recall", "f1"} <= figures.metrics.keys() & own.keys()
+        for count in {"tp", "fp", "tn", "fn"} & own.keys():
+            assert figures.counts[count] == own[count]
+    (again,) = (value for key, value in expected.items() if key.startswith("pope_with_repope"))
+    again = again["clearsight-vaf/random"]
+    figures = found.rules["pope"]
+    assert figures.metrics["repope_accuracy"] == again["accuracy"]
+    assert figures.metrics["repope_f1"] == again["f1"]
+    assert {n: figures.counts[f"re_{n.lower()}"] for n in ("TP", "FP", "TN", "FN")} == {
+        n: again[n] for n in ("TP", "FP", "TN", "FN")
+    }
+
+
+def test_nine_thousand_answers_under_all_rules_in_five_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    given: list[dict[str, Any]] = []
+    for kind in ("random", "popular", "adversarial"):
+        asked = [
+            question(number, f"{number // 6}.jpg", f"thing {number}", ("no", "yes")[number % 2])
+            for number in range(1, 3001)
+        ]
+        lines(folder / f"coco_pope_{kind}.json", asked)
+        given += [
+            {"question_id": q["question_id"], "category": kind, "prompt": q["text"]}
+            | {"text": f"{q['label'].capitalize()}, the {q['image']} shows that it is so."}
+            for q in asked
+        ]
+    path = lines(tmp_path / "a.jsonl", given)
+    started = time.perf_counter()
+    found = score("pope", Given(path, folder), "all")
+    assert time.perf_counter() - started < 5
+    assert found.n == 9000
+    assert found.rules["pope"].metrics["mean_accuracy"] == 1
+
+
+def test_the_command_prints_a_table_or_a_document(halu: Any, asked: Path, tmp_path: Path) -> None:
+    path = answers(tmp_path / "a.jsonl", RIGHT)
+    args = ("score", "pope", path, "--questions", asked)
+    code, out, err = halu(*args, "--rules", "all")
+    assert code == 0
+    assert "vlmevalkit" in out
+    assert "8 answers, 0 unreadable" in out
+    code, out, err = halu(*args, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["rules"]["pope"]["metrics"]["accuracy"] == 1
+    for wrong in (("--rules", "mine"), ("--questions", tmp_path / "none.json")):
+        code, out, err = halu(*args, *wrong)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+    assert halu("score", "poppe", path)[0] == 2

@@ -1,4 +1,4 @@
-"""The rows of a run, side by side: within a benchmark and split, every strategy on the same
+"""The rows of a run, side by side: within a model, benchmark and split, every strategy on the same
 samples.
 
 Only samples that every strategy has answered are kept, so that all figures of a table are
@@ -19,8 +19,11 @@ from halu.eval.store import Row
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of one benchmark and split: per strategy, in the order of `ids`."""
+    """The rows of one model, benchmark and split: per strategy, in the order of `ids`, and of an
+    id's repeats.
+    """
 
+    model: str
     benchmark: Benchmark
     split: str
     ids: tuple[str, ...]
@@ -31,39 +34,54 @@ class Table:
         return np.array([tallies(self.benchmark, rows) for rows in self.arms.values()])
 
 
+Place = tuple[str, int]
+"""A sample's id and which of its repeats."""
+
+
 def group(record: Manifest, rows: Sequence[Row]) -> list[Table]:
-    """Sort rows into tables, benchmarks, splits and strategies in the run's order.
+    """Sort rows into tables: models, benchmarks, splits and strategies in the run's order.
 
     Raises:
         BadInput: if two strategies were asked different questions under one id.
     """
-    found: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    found: dict[tuple[str, str, str], dict[str, dict[Place, Row]]] = {}
     for row in rows:
-        found.setdefault((row.benchmark, row.split), {}).setdefault(row.arm, {})[row.id] = row
+        arms = found.setdefault((row.model, row.benchmark, row.split), {})
+        arms.setdefault(row.arm, {})[row.id, row.repeat] = row
     tables = []
-    for suite in record.benchmarks:
-        for split in suite.splits:
-            arms = found.get((suite.name, split), {})
-            ordered = [arms[a.label] for a in record.strategies if a.label in arms]
-            if ordered:
-                ids = tuple(i for i in ordered[0] if all(i in answers for answers in ordered))
-                tables.append(_table(benchmarks.get(suite.name), split, ids, ordered))
+    for source in record.models:
+        for suite in record.benchmarks:
+            for split in suite.splits:
+                arms = found.get((source.label, suite.name, split), {})
+                ordered = [arms[a.label] for a in record.strategies if a.label in arms]
+                if ordered:
+                    benchmark = benchmarks.get(suite.name)
+                    tables.append(_table(source.label, benchmark, split, ordered))
     return [table for table in tables if table.ids]
 
 
-def _table(
-    benchmark: Benchmark, split: str, ids: tuple[str, ...], arms: list[dict[str, Row]]
-) -> Table:
-    for number in ids:
-        if len({(answers[number].prompt, answers[number].image_id) for answers in arms}) > 1:
-            raise BadInput(f"Not every strategy was asked the same as {benchmark.name} {number}.")
-    rows = [tuple(answers[number] for number in ids) for answers in arms]
-    return Table(benchmark, split, ids, {answers[0].arm: answers for answers in rows if answers})
+def _table(model: str, benchmark: Benchmark, split: str, arms: list[dict[Place, Row]]) -> Table:
+    """Keep the answers that every strategy has."""
+    places = [place for place in arms[0] if all(place in answers for answers in arms)]
+    for place in places:
+        asked = {(a[place].prompt, a[place].image_id, a[place].picture) for a in arms}
+        if len(asked) > 1:
+            raise BadInput(f"Not every strategy was asked the same as {benchmark.name} {place[0]}.")
+    ids = tuple(dict.fromkeys(number for number, _ in places))
+    rows = [tuple(answers[place] for place in places) for answers in arms]
+    kept = {answers[0].arm: answers for answers in rows if answers}
+    return Table(model, benchmark, split, ids, kept)
 
 
 def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:
-    """List the counts of each image in turn; an answer without an image stands alone."""
-    images: dict[str, list[Mapping[str, int]]] = {}
+    """List the counts of each image in turn, its repeats added up; an answer without an image
+    stands alone.
+    """
+    images: dict[str, dict[int, list[Mapping[str, int]]]] = {}
     for row in rows:
-        images.setdefault(row.image_id or f"no image: {row.id}", []).append(row.counts)
-    return [benchmark.tally(counts) for counts in images.values()]
+        repeats = images.setdefault(row.image_id or f"no image: {row.id}", {})
+        repeats.setdefault(row.repeat, []).append(row.counts)
+    return [
+        [sum(column) for column in zip(*map(benchmark.tally, repeats.values()), strict=True)]
+        for repeats in images.values()
+    ]

@@ -12,20 +12,36 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from halu.eval.benchmark import Benchmark, Sample
-from halu.types import Record
+from halu.types import Record, Sampling
 
-FORMAT = 1
-"""Of the files in a run's folder; raised when an older halu could not read them."""
+FORMAT = 2
+"""Of the files in a run's folder; raised when another halu could not read them."""
 
 BASELINE = "greedy"
 Half = Literal["tuning", "held-out"]
 
 _DISTRIBUTIONS = ("halu", "torch", "transformers", "tokenizers", "numpy", "pillow")
-_FREE = frozenset({"command", "data", "batch_size"})
-"""Fields of a manifest that cannot change an answer."""
+_FREE = frozenset({"command", "data", "batch_size", "workers"})
+"""Fields of a manifest that cannot change an answer, but for rounding: who runs out of memory must
+be able to go on with smaller batches."""
+
+
+class Source(Record):
+    """A model and how it is reached. What is not known of it stays None."""
+
+    name: str
+    backend: str = Field("hf", description="hf, vllm, or the URL of an OpenAI-compatible server.")
+    device: str | None = None
+    dtype: str | None = None
+    weights: str | None = Field(None, description="Fingerprint of the weights; see `halu.weights`.")
+
+    @property
+    def label(self) -> str:
+        """Name it apart from the other models of a run."""
+        return self.name if self.backend == "hf" else f"{self.name} over {self.backend}"
 
 
 class Arm(Record):
@@ -44,20 +60,31 @@ class Arm(Record):
 class Plan(Record):
     """A run: every strategy answers every sample of every benchmark, plain decoding first."""
 
-    model: str
+    models: tuple[Source, ...] = Field(min_length=1)
     benchmarks: tuple[str, ...] = Field(min_length=1)
     strategies: tuple[Arm, ...] = ()
     data: Path | None = None
     splits: tuple[str, ...] | None = None
     limit: int | None = Field(None, ge=1, description="Samples of each split; none means all.")
     seed: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1, description="Answers to each question, with seeds of their own.")
     batch_size: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1, description="Batches that are answered at the same time.")
     max_new_tokens: int | None = Field(None, ge=1, description="None takes the benchmark's own.")
     temperature: float | None = Field(None, ge=0, le=5)
+    top_p: float = Field(1.0, gt=0, le=1)
     suffix: str | None = Field(None, description="After each question; none means the benchmark's.")
     half: Half | None = Field(None, description="Only samples of this half of the pictures.")
-    backend: str = "hf"
+    judge: str | None = Field(None, description="Who judges answers that no rule can read.")
     command: str = ""
+
+    @field_validator("models")
+    @classmethod
+    def _told_apart(cls, models: tuple[Source, ...]) -> tuple[Source, ...]:
+        labels = [source.label for source in models]
+        if len(set(labels)) < len(labels):
+            raise ValueError("the same model twice")
+        return models
 
     def arms(self) -> tuple[Arm, ...]:
         """List the strategies without repetitions, plain decoding first, added if not named."""
@@ -79,21 +106,25 @@ class Suite(Record):
     samples: int
     images: int
     digest: str = Field(description="Start of SHA-256 over ids, pictures, questions, labels.")
+    images_digest: str = Field(description="Start of SHA-256 over the list of picture ids.")
 
 
 class Manifest(Record):
-    """`run.json`."""
+    """`run.json`. `sampling` holds every decoding value that all answers share."""
 
     format: int = FORMAT
-    model: str
-    backend: str
+    models: tuple[Source, ...]
     benchmarks: tuple[Suite, ...]
     strategies: tuple[Arm, ...]
     seed: int
+    repeats: int
     limit: int | None
-    temperature: float | None
+    half: Half | None
+    sampling: dict[str, Any]
+    judge: str | None
     data: str | None
     batch_size: int
+    workers: int
     command: str
     versions: dict[str, str]
 
@@ -107,6 +138,7 @@ def half_of(sample: Sample) -> Half:
 def suite(benchmark: Benchmark, samples: Sequence[Sample], plan: Plan) -> Suite:
     """Record how a benchmark takes part in a run."""
     told = [[s.id, s.split, s.image, s.prompt, s.label] for s in samples]
+    images = image_ids(samples)
     return Suite(
         name=benchmark.name,
         version=benchmark.version,
@@ -116,25 +148,46 @@ def suite(benchmark: Benchmark, samples: Sequence[Sample], plan: Plan) -> Suite:
         max_new_tokens=plan.max_new_tokens or benchmark.max_new_tokens,
         splits=tuple(dict.fromkeys(sample.split for sample in samples)),
         samples=len(samples),
-        images=len({sample.image for sample in samples}),
-        digest=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16],
+        images=len(images),
+        digest=_digest(json.dumps(told)),
+        images_digest=_digest("\n".join(images)),
+    )
+
+
+def image_ids(samples: Sequence[Sample]) -> list[str]:
+    """List the pictures of samples once each, in order."""
+    return list(dict.fromkeys(s.image for s in samples if s.image is not None))
+
+
+def sampling(plan: Plan, benchmark: Benchmark, seed: int) -> Sampling:
+    """How a benchmark's answers are decoded in a run."""
+    return Sampling(
+        temperature=plan.temperature,
+        top_p=plan.top_p,
+        max_new_tokens=plan.max_new_tokens or benchmark.max_new_tokens,
+        seed=seed,
     )
 
 
 def manifest(plan: Plan, suites: Sequence[Suite]) -> Manifest:
     """Record a run before it starts."""
     return Manifest(
-        model=plan.model,
-        backend=plan.backend,
+        models=plan.models,
         benchmarks=tuple(suites),
         strategies=plan.arms(),
         seed=plan.seed,
+        repeats=plan.repeats,
         limit=plan.limit,
-        temperature=plan.temperature,
+        half=plan.half,
+        sampling=Sampling(temperature=plan.temperature, top_p=plan.top_p).model_dump(
+            exclude={"seed", "max_new_tokens"}
+        ),
+        judge=plan.judge,
         data=None if plan.data is None else str(plan.data),
         batch_size=plan.batch_size,
+        workers=plan.workers,
         command=plan.command,
-        versions={"python": platform.python_version()} | dict(_versions()),
+        versions=versions(),
     )
 
 
@@ -154,6 +207,15 @@ def _differences(path: str, then: Any, now: Any) -> Iterator[str]:
             yield from _differences(f"{path}[{name}]", old, new)
     elif then != now:
         yield f"{path} was {json.dumps(then)}, is {json.dumps(now)}"
+
+
+def versions() -> dict[str, str]:
+    """What computes the answers: Python and the libraries, by name."""
+    return {"python": platform.python_version()} | dict(_versions())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _versions() -> Iterator[tuple[str, str]]:

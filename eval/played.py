@@ -5,11 +5,17 @@ For whoever writes a benchmark or a backend; it takes the same road as a real on
 
 from collections.abc import Callable, Iterator
 
+from halu.eval.backends import Opener, ready
 from halu.types import Answer, Generate, Request, Resolved, Usage
 
 
-def played(reply: Callable[[Request], str]) -> Generate:
-    """Build a `Generate` that answers each request with `reply`, counting a word as a token."""
+def played(reply: Callable[[Request], str]) -> Opener:
+    """Build an `Opener` of it; `reply` answers each request, and a word counts as a token."""
+    return ready(playing(reply))
+
+
+def playing(reply: Callable[[Request], str]) -> Generate:
+    """Build its `Generate`."""
 
     def generate(requests: list[Request]) -> Iterator[tuple[int, Answer]]:
         for number, request in enumerate(requests):

@@ -92,7 +92,8 @@ def _seconds(results: Iterable[Result]) -> float:
 
 def _section(table: Table, record: Manifest, summary: Summary) -> Section:
     name = table.benchmark.name
-    results = [r for r in summary.results if (r.benchmark, r.split) == (name, table.split)]
+    key = (table.model, name, table.split)
+    results = [r for r in summary.results if (r.model, r.benchmark, r.split) == key]
     suite = next(suite for suite in record.benchmarks if suite.name == name)
     data = None if record.data is None else Path(record.data)
     return Section(

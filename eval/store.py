@@ -1,4 +1,5 @@
-"""The folder of a run: `run.json`, and `rows.jsonl` with one line a sample and strategy.
+"""The folder of a run: `run.json`, `rows.jsonl` with one line a sample and strategy, and the list
+of picture ids of each benchmark, which published runs so often lack.
 
 Nothing in it is ever overwritten by another run. Lines are appended and flushed one by one, so a
 killed run keeps all but a torn last line, which a resumed run cuts off.
@@ -6,7 +7,7 @@ killed run keeps all but a torn last line, which a resumed run cuts off.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -19,20 +20,27 @@ from halu.eval.plan import FORMAT, Manifest, differences
 from halu.types import Record
 
 RUN, ROWS, SUMMARY, PAGE = "run.json", "rows.jsonl", "summary.json", "report.html"
+IMAGES = "images"
 _PARTIAL = "run.json.partial"
 
 
 class Row(Record):
     """One answer, scored. `arm` tells apart two uses of one strategy; `params` are all of them.
 
-    `cold` marks the first batch of a process, whose time includes starting up.
+    `repeat` counts answers to one question with different seeds. `picture` is the start of SHA-256
+    over the pixels. `cold` marks the first batch of a process, whose time includes starting up;
+    the time of a `cached` answer says nothing.
     """
 
+    model: str
     id: str
     benchmark: str
     split: str
+    category: str | None = None
     image_id: str | None
+    picture: str | None = None
     arm: str
+    repeat: int = 0
     strategy: str
     params: dict[str, Any]
     prompt: str
@@ -48,39 +56,51 @@ class Row(Record):
     seconds: float
     memory_mb: float | None = None
     cold: bool = False
+    cached: bool = False
 
 
 class Key(NamedTuple):
     """What may occur only once in a run."""
 
+    model: str
     benchmark: str
     id: str
     arm: str
+    repeat: int
 
 
 class Store:
     """An open run: knows which rows are `done`, appends more. Creates nothing before the first."""
 
-    def __init__(self, folder: Path, record: Manifest, done: set[Key]) -> None:
+    def __init__(self, folder: Path, record: Manifest, images: Mapping[str, list[str]]) -> None:
         self.folder = folder
         self.record = record
-        self.done = done
+        self.images = images
+        self.done: set[Key] = set()
         self._file: BinaryIO | None = None
 
     @classmethod
-    def open(cls, folder: Path, record: Manifest, resume: bool) -> "Store":
+    def open(
+        cls,
+        folder: Path,
+        record: Manifest,
+        resume: bool,
+        images: Mapping[str, list[str]] | None = None,
+    ) -> "Store":
         """Check the folder, cut off a torn last line, and read which rows it holds.
+
+        `images` are picture ids by benchmark.
 
         Raises:
             BadInput: if it holds another run or other files, or the run differs from `record`.
         """
         if not (folder / RUN).exists():
             _refuse_foreign(folder)
-            return cls(folder, record, set())
+            return cls(folder, record, images or {})
         then = read_manifest(folder)
         if not resume:
             raise BadInput(
-                f"{folder} already holds a run (model {then.model!r}).",
+                f"{folder} already holds a run (of {then.models[0].label!r}).",
                 hint="Use --resume to continue it, or name another folder.",
                 param="out",
             )
@@ -90,7 +110,7 @@ class Store:
                 hint="Start in another folder.",
                 param="out",
             )
-        store = cls(folder, record, set())
+        store = cls(folder, record, images or {})
         store._start()
         try:
             store.done = _done(folder / ROWS)
@@ -105,11 +125,12 @@ class Store:
         for row in rows:
             file.write(row.model_dump_json().encode() + b"\n")
             file.flush()
-            self.done.add(Key(row.benchmark, row.id, row.arm))
+            self.done.add(key_of(row))
 
     def _start(self) -> BinaryIO:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / RUN).exists():
+            self._list_images()
             (self.folder / _PARTIAL).write_text(
                 self.record.model_dump_json(indent=1) + "\n", "utf-8"
             )
@@ -118,6 +139,12 @@ class Store:
         _lock(self._file, self.folder)
         _cut_torn_line(self.folder / ROWS)
         return self._file
+
+    def _list_images(self) -> None:
+        for name, ids in self.images.items():
+            path = self.folder / IMAGES / f"{name}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(f"{one}\n" for one in ids), "utf-8")
 
     def close(self) -> None:
         """Let another process continue the run."""
@@ -144,12 +171,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         found = json.loads((folder / RUN).read_text("utf-8"))
-        if (
-            isinstance(found, dict)
-            and isinstance(found.get("format"), int)
-            and found["format"] > FORMAT
-        ):
-            raise BadInput(f"{folder} was written by a newer halu.", hint="Update halu to read it.")
+        _check_format(folder, found)
         return Manifest.model_validate(found)
     except FileNotFoundError as error:
         raise BadInput(f"{folder} holds no run: there is no {RUN}.", param="out") from error
@@ -170,12 +192,26 @@ def read_rows(folder: Path) -> list[Row]:
             row = Row.model_validate_json(line)
         except ValidationError as error:
             raise BadInput(f"{folder / ROWS}:{number}: not a row of a run.") from error
-        key = Key(row.benchmark, row.id, row.arm)
+        key = key_of(row)
         if key in seen:
             raise BadInput(f"{folder / ROWS}:{number}: {row.arm} answered {row.id} before.")
         seen.add(key)
         rows.append(row)
     return rows
+
+
+def key_of(row: Row) -> Key:
+    """Tell which of a run's answers a row is."""
+    return Key(row.model, row.benchmark, row.id, row.arm, row.repeat)
+
+
+def _check_format(folder: Path, found: object) -> None:
+    """Raise BadInput for the record of another format; anything else is pydantic's to judge."""
+    number = found.get("format") if isinstance(found, dict) else None
+    if isinstance(number, int) and number > FORMAT:
+        raise BadInput(f"{folder} was written by a newer halu.", hint="Update halu to read it.")
+    if isinstance(number, int) and number < FORMAT:
+        raise BadInput(f"{folder} was written by an older halu.", hint="Run it anew.")
 
 
 def _lines(path: Path) -> list[tuple[int, bytes]]:
@@ -189,7 +225,7 @@ def _done(path: Path) -> set[Key]:
     for number, line in _lines(path):
         try:
             row = json.loads(line)
-            done.add(Key(row["benchmark"], row["id"], row["arm"]))
+            done.add(Key(*(row[name] for name in Key._fields)))
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{path}:{number}: not a row of a run.") from error
     return done
@@ -200,7 +236,9 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is not a folder.", param="out")
     others = (
-        sorted(p.name for p in folder.iterdir() if p.name != _PARTIAL) if folder.exists() else []
+        sorted(p.name for p in folder.iterdir() if p.name not in (_PARTIAL, IMAGES))
+        if folder.exists()
+        else []
     )
     if others:
         raise BadInput(

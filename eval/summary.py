@@ -56,8 +56,11 @@ class Cost(Record):
 
 
 class Result(Record):
-    """One strategy on one split of one benchmark. `label` tells apart two uses of a strategy."""
+    """One strategy on one split of one benchmark with one model. `label` tells apart two uses of a
+    strategy.
+    """
 
+    model: str
     benchmark: str
     split: str
     strategy: str
@@ -83,11 +86,16 @@ def summarise(record: Manifest, rows: Sequence[Row], resamples_seed: int = 0) ->
     """Compute every figure of a run. The same rows give the same summary."""
     tables = group(record, rows)
     results = [result for table in tables for result in _results(table, resamples_seed)]
-    wanted = sum(suite.samples for suite in record.benchmarks) * len(record.strategies)
+    answers = len(record.models) * len(record.strategies) * record.repeats
+    wanted = sum(suite.samples for suite in record.benchmarks) * answers
     notes = list(_notes(tables))
     if len(rows) < wanted:
         notes.insert(0, f"Unfinished: {len(rows)} of {wanted} answers are there.")
-    run = record.model_dump(mode="json") | {"answers": len(rows), "complete": len(rows) == wanted}
+    run = record.model_dump(mode="json") | {
+        "model": ", ".join(source.label for source in record.models),
+        "answers": len(rows),
+        "complete": len(rows) == wanted,
+    }
     return Summary(run=run, notes=tuple(notes), results=tuple(results))
 
 
@@ -104,12 +112,13 @@ def _results(table: Table, seed: int) -> list[Result]:
     }
     return [
         Result(
+            model=table.model,
             benchmark=table.benchmark.name,
             split=table.split,
             strategy=rows[0].strategy,
             label=label,
             params=rows[0].params,
-            n=len(rows),
+            n=len(table.ids),
             images=counts.shape[1],
             unreadable=sum(row.value is None for row in rows),
             metrics={
@@ -167,13 +176,14 @@ def _verdict(metric: Metric, delta: float | None, p: float | None) -> Verdict:
 
 
 def _cost(rows: Sequence[Row]) -> Cost:
-    warm = [row for row in rows if not row.cold] or list(rows)
+    timed = [row for row in rows if not row.cached]
+    warm = [row for row in timed if not row.cold] or timed
     tokens, seconds = sum(row.tokens for row in warm), sum(row.seconds for row in warm)
     forwards = sum(row.forwards for row in warm)
     peaks = [row.memory_mb for row in rows if row.memory_mb is not None]
     return Cost(
         tokens_per_second=tokens / seconds if seconds else None,
-        seconds_per_sample=seconds / len(warm),
+        seconds_per_sample=seconds / len(warm) if warm else None,
         forwards_per_token=forwards / tokens if tokens else None,
         peak_memory_mb=max(peaks, default=None),
     )

@@ -17,13 +17,14 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from halu.errors import BadInput, Unavailable, Unknown
+from halu.eval.backends import Opener
 from halu.eval.benchmark import Benchmark, Metric, benchmarks
 from halu.eval.paired import tallies
 from halu.eval.plan import Arm, Plan
 from halu.eval.ranges import Range
 from halu.eval.run import Progress, rows_of, run, samples_of
 from halu.eval.store import Row
-from halu.types import Generate, Record
+from halu.types import Record
 
 TRIALS, TUNING, HELD_OUT = "trials.jsonl", "tuning.json", "held-out"
 
@@ -76,7 +77,7 @@ class Search:
 
 def tune(
     search: Search,
-    generate: Generate,
+    opened: Opener,
     out: Path,
     *,
     resume: bool = False,
@@ -86,7 +87,7 @@ def tune(
 
     Args:
         search: what to tune.
-        generate: answers a batch of requests.
+        opened: opens the model of the plan.
         out: a new or empty folder, or with `resume` one that holds the same search unfinished.
         resume: continue; trials that are there are not made again.
         progress: told after every trial and every batch of the held-out run.
@@ -109,23 +110,26 @@ def tune(
             param="trials",
         )
 
-    def measure(params: dict[str, Any]) -> float | None:
-        arm = Arm(strategy=search.arm.strategy, params={**search.arm.params, **params})
-        return value_of(benchmark, rows_of(benchmark, samples, arm, tuning_plan, generate), metric)
-
     def told(trial: Trial) -> None:
         _append(out / TRIALS, trial)
         done.append(trial)
         if progress:
             progress(Progress(len(done), search.trials, benchmark.name, "tuning"))
 
-    _search(search, metric, list(done), measure, told)
+    with opened(search.plan.models[0]) as backend:
+
+        def measure(params: dict[str, Any]) -> float | None:
+            arm = Arm(strategy=search.arm.strategy, params={**search.arm.params, **params})
+            rows = rows_of(benchmark, samples, arm, tuning_plan, backend.generate)
+            return value_of(benchmark, rows, metric)
+
+        _search(search, metric, list(done), measure, told)
     chosen = best(done, metric)
     record = record.model_copy(update={"trials": tuple(done), "chosen": chosen})
     (out / TUNING).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
     tuned = Arm(strategy=search.arm.strategy, params={**search.arm.params, **chosen})
     arms = test_plan.model_copy(update={"strategies": (search.arm, tuned)})
-    run(arms, generate, out / HELD_OUT, resume=resume, progress=progress)
+    run(arms, opened, out / HELD_OUT, resume=resume, keep_going=True, progress=progress)
     return record
 
 
@@ -204,7 +208,7 @@ def _search(
 def _record(search: Search, metric: Metric, samples: int) -> Tuning:
     return Tuning(
         strategy=search.arm.strategy,
-        model=search.plan.model,
+        model=search.plan.models[0].label,
         benchmark=search.plan.benchmarks[0],
         metric=metric.name,
         better=metric.better,

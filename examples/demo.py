@@ -16,10 +16,11 @@ from rich.text import Text
 
 from halu.cli.models import load_quietly
 from halu.engine import VLM
+from halu.eval.backends import ready
 from halu.eval.chair import score_caption
 from halu.eval.console import show
 from halu.eval.lexicon import words_rules
-from halu.eval.plan import Arm, Plan
+from halu.eval.plan import Arm, Plan, Source
 from halu.eval.report import report
 from halu.eval.run import run
 from halu.images import open_image
@@ -59,7 +60,7 @@ def measure(vlm: VLM, limit: int) -> None:
     console.rule("POPE on scenes the model has not seen (built-in world)")
     arms = tuple(Arm(strategy=name) for name in STRATEGIES)
     plan = Plan(
-        model=MODEL,
+        models=(Source(name=MODEL),),
         benchmarks=("pope-scenes",),
         strategies=arms,
         limit=limit,
@@ -68,7 +69,7 @@ def measure(vlm: VLM, limit: int) -> None:
     )
     shutil.rmtree(OUT, ignore_errors=True)
     with console.status("asking ..."):
-        run(plan, vlm.generate_each, OUT)
+        run(plan, ready(vlm.generate_each), OUT)
     show(report(OUT))
     console.print(f"The report, with pictures: {OUT / 'report.html'}")
 

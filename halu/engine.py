@@ -135,3 +135,10 @@ def _several(image: ImageLike | Sequence[ImageLike] | None) -> Sequence[ImageLik
     if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
         return image
     return [image]
+
+
+def gpus() -> int:
+    """How many CUDA devices there are."""
+    import torch
+
+    return torch.cuda.device_count()

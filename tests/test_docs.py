@@ -38,7 +38,7 @@ MAY_IMPORT = {
         " search strategy types views"
     ),
     "halu.detectors": "errors grounding images layout registry types",
-    "halu.eval": "engine errors images registry scenes types",
+    "halu.eval": "engine errors images registry scenes types weights",
     "halu.service": "catalogue engine errors images registry types",
 }
 # Nobody below these imports them.

@@ -8,7 +8,7 @@ import pytest
 
 from halu.eval import mme
 from halu.eval.benchmark import benchmarks
-from halu.eval.plan import Arm, Plan
+from halu.eval.plan import Arm, Plan, Source
 from halu.eval.played import played
 from halu.eval.report import report
 from halu.eval.run import run
@@ -75,7 +75,10 @@ def test_always_yes_scores_fifty(tmp_path: Path) -> None:
         return "Yes"
 
     plan = Plan(
-        model="played", benchmarks=("mme-scenes",), strategies=(Arm(strategy="vcd"),), limit=8
+        models=(Source(name="played"),),
+        benchmarks=("mme-scenes",),
+        strategies=(Arm(strategy="vcd"),),
+        limit=8,
     )
     run(plan, played(yes), tmp_path / "out")
     found = report(tmp_path / "out")

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from halu.errors import BadInput
 from halu.eval import words
+from halu.eval.backends import ready
 from halu.eval.benchmark import Metric
 from halu.eval.console import tables
 from halu.eval.forest import forest
-from halu.eval.plan import Arm, Plan
-from halu.eval.played import played
+from halu.eval.plan import Arm, Plan, Source
+from halu.eval.played import played, playing
 from halu.eval.report import report
 from halu.eval.run import run
 from halu.eval.store import read_rows
@@ -28,7 +29,7 @@ LINE = re.compile(rb"^.*\n", re.MULTILINE)
 
 def plan(**changes: object) -> Plan:
     fields: dict[str, object] = {
-        "model": "played",
+        "models": (Source(name="played"),),
         "benchmarks": ("pope-scenes", "chair-scenes"),
         "strategies": (Arm(strategy="vcd", params={"alpha": 0.5}),),
         "limit": 5,
@@ -56,7 +57,7 @@ def clever(request: Request) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "out"
-    run(plan(limit=12, command="halu bench <x>"), played(clever), out, memory=lambda: 321.0)
+    run(plan(limit=12, command="halu bench <x>"), ready(playing(clever), memory=lambda: 321.0), out)
     return out
 
 

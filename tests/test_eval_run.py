@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from halu.errors import BadInput, Failed, Unknown
-from halu.eval.plan import Arm, Plan, differences
-from halu.eval.played import played
+from halu.eval.backends import ready
+from halu.eval.plan import Arm, Plan, Source, differences
+from halu.eval.played import played, playing
 from halu.eval.run import Progress, process_peak, run
 from halu.eval.store import read_manifest, read_rows
 from halu.types import Answer, Request
@@ -24,7 +25,7 @@ CONTRACT = {"id", "benchmark", "strategy", "params", "prompt", "answer", "parsed
 
 def plan(**changes: object) -> Plan:
     fields: dict[str, object] = {
-        "model": "played",
+        "models": (Source(name="played"),),
         "benchmarks": ("pope-scenes", "chair-scenes"),
         "strategies": (Arm(strategy="vcd", params={"alpha": 0.5}),),
         "limit": 5,
@@ -69,10 +70,10 @@ def test_rows_hold_the_contract(tmp_path: Path) -> None:
     assert first["counts"] == {"tp": 1}
     assert (first["tokens"], first["forwards"]) == (1, 1)
     assert told[0].done == 0
-    assert told[-1] == Progress(total(), total(), "chair-scenes", "vcd(alpha=0.5)")
+    assert told[-1] == Progress(total(), total(), "chair-scenes", "vcd(alpha=0.5)", "played")
     record = read_manifest(tmp_path / "out")
     assert [suite.name for suite in record.benchmarks] == ["pope-scenes", "chair-scenes"]
-    assert (record.seed, record.limit, record.model) == (0, 5, "played")
+    assert (record.seed, record.limit, record.models[0].name) == (0, 5, "played")
     assert {"python", "halu", "torch"} <= record.versions.keys()
 
 
@@ -153,16 +154,16 @@ def test_a_line_cut_in_the_middle_of_a_finished_run_is_answered_again(tmp_path: 
 
 def test_another_run_in_the_folder_is_refused_and_nothing_lost(tmp_path: Path) -> None:
     run(plan(), played(yes), tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(BadInput, match=r"already holds a run .*--resume"):
         run(plan(), played(yes), tmp_path)
-    changes = {"seed": 1, "limit": 4, "model": "other", "temperature": 0.5, "suffix": " Hm?"}
+    changes = {"seed": 1, "limit": 4, "repeats": 2, "temperature": 0.5, "suffix": " Hm?"}
     for name, value in changes.items():
         with pytest.raises(BadInput, match=rf"cannot be continued: .*{name} was .*, is .*{value}"):
             run(plan(**{name: value}), played(yes), tmp_path, resume=True)
     with pytest.raises(BadInput, match=r"strategies\[vcd\]"):
         run(plan(strategies=(Arm(strategy="var"),)), played(yes), tmp_path, resume=True)
-    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -231,17 +232,17 @@ def test_mistakes_before_the_first_answer_leave_no_folder(tmp_path: Path) -> Non
 
 def test_answers_that_do_not_match_the_requests(tmp_path: Path) -> None:
     def deaf(requests: list[Request]) -> Iterator[tuple[int, Answer]]:
-        yield from list(played(yes)(requests))[1:]
+        yield from list(playing(yes)(requests))[1:]
 
     with pytest.raises(Failed, match=r"2 requests were sent and answers came to \[1\]"):
-        run(plan(), deaf, tmp_path / "out")
+        run(plan(), ready(deaf), tmp_path / "out")
 
 
 def test_answers_may_come_in_any_order(tmp_path: Path) -> None:
     def backwards(requests: list[Request]) -> Iterator[tuple[int, Answer]]:
-        yield from reversed(list(played(lambda request: str(request.sampling.seed))(requests)))
+        yield from reversed(list(playing(lambda request: str(request.sampling.seed))(requests)))
 
-    run(plan(), backwards, tmp_path / "out")
+    run(plan(), ready(backwards), tmp_path / "out")
     run(plan(), played(lambda request: str(request.sampling.seed)), tmp_path / "in order")
     found, expected = (
         [(row.id, row.answer) for row in read_rows(tmp_path / name)] for name in ("out", "in order")

@@ -11,7 +11,7 @@ from halu.decoders.vcd import VCD
 from halu.errors import BadInput, Unknown
 from halu.eval import ranges
 from halu.eval.benchmark import benchmarks
-from halu.eval.plan import Arm, Plan, half_of
+from halu.eval.plan import Arm, Plan, Source, half_of
 from halu.eval.played import played
 from halu.eval.ranges import Range
 from halu.eval.run import samples_of
@@ -34,7 +34,7 @@ def reply(request: Request) -> str:
 
 def search(**changes: Any) -> Search:
     plan = Plan(
-        model="played",
+        models=(Source(name="played"),),
         benchmarks=("pope-scenes",),
         strategies=(Arm(strategy="vcd", params={"beta": 0.2}),),
         limit=24,
@@ -101,7 +101,7 @@ def test_a_folders_pictures_are_halved(tmp_path: Path) -> None:
     write(tmp_path / "data", 20, 0)
     pope = benchmarks.get("pope")
     plan = Plan(
-        model="played",
+        models=(Source(name="played"),),
         benchmarks=("pope",),
         strategies=(Arm(strategy="vcd"),),
         data=tmp_path / "data",

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from halu.engine import VLM
 
 
-def load_quietly(model: str, *, device: str | None = None, backend: str = "hf") -> "VLM":
+def load_quietly(
+    model: str, *, device: str | None = None, dtype: str | None = None, backend: str = "hf"
+) -> "VLM":
     """`halu.load`, without transformers' own progress bars on the terminal."""
-    return _load()(model, device=device, backend=backend)
+    return _load()(model, device=device, dtype=dtype, backend=backend)
 
 
 @cache

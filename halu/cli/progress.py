@@ -46,4 +46,4 @@ class Bar:
 
     def of_run(self, now: Any) -> None:
         """Takes a `halu.eval.run.Progress`."""
-        self.show(now.done, now.total, f"{now.benchmark} {now.strategy}")
+        self.show(now.done, now.total, f"{now.model} {now.benchmark} {now.strategy}".strip())

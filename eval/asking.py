@@ -1,0 +1,145 @@
+"""One batch: samples become requests, answers become scored rows."""
+
+import hashlib
+import time
+from dataclasses import dataclass
+
+from PIL import Image
+
+from halu.errors import Failed
+from halu.eval.backends import Memory
+from halu.eval.benchmark import Benchmark, Sample
+from halu.eval.cache import Cache
+from halu.eval.plan import Arm, Plan, Source, sampling
+from halu.eval.store import Row
+from halu.types import Answer, Generate, Request, question
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one benchmark that one model is to answer together under one strategy."""
+
+    source: Source
+    benchmark: Benchmark
+    arm: Arm
+    repeat: int
+    samples: tuple[Sample, ...]
+    cold: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as it was asked about, and the start of SHA-256 over its pixels."""
+
+    image: Image.Image
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A sample's request and what came of it."""
+
+    sample: Sample
+    request: Request
+    picture: Picture | None
+    answer: Answer
+    cached: bool
+
+
+def answered(
+    batch: Batch, plan: Plan, generate: Generate, memory: Memory, cache: Cache | None = None
+) -> list[Row]:
+    """Ask a batch and score its answers; its time is shared out equally."""
+    pictures = _pictures(batch, plan)
+    shown = [pictures.get(sample.image) for sample in batch.samples]
+    requests = [
+        _request(batch, s, plan, picture) for s, picture in zip(batch.samples, shown, strict=True)
+    ]
+    known = [cache.get(batch.source, request) if cache else None for request in requests]
+    started = time.perf_counter()
+    new = iter(_ask([r for r, old in zip(requests, known, strict=True) if old is None], generate))
+    seconds = time.perf_counter() - started
+    found = [
+        _Asked(sample, request, picture, old or next(new), old is not None)
+        for sample, request, picture, old in zip(batch.samples, requests, shown, known, strict=True)
+    ]
+    if cache:
+        fresh = [asked for asked in found if not asked.cached]
+        cache.keep(batch.source, [(asked.request, asked.answer) for asked in fresh])
+    each = seconds / max(sum(not asked.cached for asked in found), 1)
+    peak = memory()
+    return [_row(batch, asked, each, peak) for asked in found]
+
+
+def _ask(requests: list[Request], generate: Generate) -> list[Answer]:
+    answers = dict(generate(requests)) if requests else {}
+    if sorted(answers) != list(range(len(requests))):
+        raise Failed(f"{len(requests)} requests were sent and answers came to {sorted(answers)}.")
+    return [answers[number] for number in range(len(requests))]
+
+
+def _pictures(batch: Batch, plan: Plan) -> dict[str | None, Picture]:
+    found: dict[str | None, Picture] = {}
+    for sample in batch.samples:
+        if sample.image is not None and sample.image not in found:
+            image = batch.benchmark.picture(sample.image, plan.data)
+            found[sample.image] = Picture(image, digest(image))
+    return found
+
+
+def digest(image: Image.Image) -> str:
+    """Take the start of SHA-256 over a picture's size and pixels."""
+    told = f"{image.mode} {image.size} ".encode() + image.tobytes()
+    return hashlib.sha256(told).hexdigest()[:16]
+
+
+def _request(batch: Batch, sample: Sample, plan: Plan, picture: Picture | None) -> Request:
+    """Ask a question with the run's suffix and decoding.
+
+    The seed is the sample's own: one seed for all would give every sample the same random numbers.
+    """
+    suffix = batch.benchmark.suffix if plan.suffix is None else plan.suffix
+    name = f"{plan.seed} {batch.benchmark.name} {sample.id}"
+    if batch.repeat:
+        name += f" {batch.repeat}"
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
+    shown = [picture.image] if picture else []
+    return Request(
+        messages=question(sample.prompt + suffix, *shown),
+        strategy=batch.arm.strategy,
+        params=batch.arm.params,
+        sampling=sampling(plan, batch.benchmark, seed),
+    )
+
+
+def _row(batch: Batch, asked: _Asked, seconds: float, peak: float | None) -> Row:
+    sample, answer = asked.sample, asked.answer
+    score = batch.benchmark.score(sample, answer.text)
+    words = asked.request.messages[-1].content[-1]
+    return Row(
+        model=batch.source.label,
+        id=sample.id,
+        benchmark=batch.benchmark.name,
+        split=sample.split,
+        category=sample.category,
+        image_id=sample.image,
+        picture=asked.picture.digest if asked.picture else None,
+        arm=batch.arm.label,
+        repeat=batch.repeat,
+        strategy=answer.strategy.name,
+        params=answer.strategy.params,
+        prompt=words.text if words.type == "text" else "",
+        answer=answer.text,
+        parsed=score.parsed,
+        label=sample.label,
+        value=score.value,
+        counts=dict(score.counts),
+        marks=score.marks,
+        tokens=answer.usage.completion_tokens,
+        finish_reason=answer.finish_reason,
+        forwards=answer.usage.forwards,
+        seconds=0.0 if asked.cached else round(seconds, 6),
+        memory_mb=None if peak is None else round(peak, 1),
+        cold=batch.cold,
+        cached=asked.cached,
+    )

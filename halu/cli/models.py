@@ -21,15 +21,14 @@ def _load() -> Callable[..., "VLM"]:
     """`halu.load`, ready to be called.
 
     What torch and transformers define stays until the process ends. Left alone, the garbage
-    collector would go through it hundreds of times while it grows and again at exit, which takes
-    longer than to load a small model and to answer.
+    collector would go through it hundreds of times while it grows, which takes longer than to load
+    a small model and to answer.
     """
     gc.disable()
     try:
         from halu.adapters.loading import without_progress_bars
         from halu.engine import load
     finally:
-        gc.freeze()
         gc.enable()
     without_progress_bars()
     return load

@@ -23,10 +23,11 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one picture. `image` is also the cluster that statistics resample.
+    """One question about one picture, which is also what statistics resample, as a whole.
 
     `category` is what the question is about, for figures by category: the object's name in POPE.
     `detail` is what the benchmark's own `score` needs beyond the label; rows do not keep it.
+    `cluster` is what is tallied and resampled where that is more than one picture.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Sample:
     label: str | tuple[str, ...]
     category: str | None = None
     detail: object = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def _tallied(benchmark: Benchmark, rows: _Rows) -> list[list[float]]:
     """Tally picture by picture: what belongs together is found by picture, not by order."""
     pictures: dict[tuple[str, str | None], list[Mapping[str, int]]] = {}
     for sample, score in rows:
-        pictures.setdefault((sample.split, sample.image), []).append(score.counts)
+        pictures.setdefault((sample.split, sample.cluster or sample.image), []).append(score.counts)
     return [benchmark.tally(counts) for counts in pictures.values()]
 
 

@@ -1,50 +1,58 @@
-"""The `chair-nltk` rules of OPERA, less-is-more, lmms-eval: tagged words, WordNet lemmas, COCO
-synonyms.
+"""CHAIR's published word rules, from word tables in a folder: `nltk` and `pattern`.
 
-The word tables and tagger weights belong to others and are not shipped: they are read from a
-folder. The lemma table stands in for WordNet; a word that is not in it cannot touch the vocabulary
-and stays as it is.
-
-    synonyms.txt                 the 80 categories and their synonyms, one row each
-    double_words.json            pairs of words that read as one
-    lemma_table_wordnet.json     word -> part of speech (n v a r) -> lemma
-    nltk_data/                   punkt_tab_english.zip and averaged_perceptron_tagger_eng.zip
+The tables and tagger weights belong to others and are not shipped. The family `nltk` (OPERA,
+less-is-more, lmms-eval) tags every word and takes its WordNet lemma; `pattern` (the original of
+2018, the POPE paper) takes the singular of every word by pattern's rules. A table stands in for
+WordNet and for pattern; a word that is not in it cannot touch the vocabulary and stays as it is.
 """
 
-import json
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from halu.errors import BadInput
-from halu.eval.objects import Lexicon, Reduce, Rules
+from halu.eval.objects import Lexicon, Reduce, Rules, Split
+from halu.eval.records import read_json, read_text
 from halu.eval.tagging import PUNKT, TAGGER, Tag, require_nltk, splitter, tagger
 
-_FILES = ("synonyms.txt", "double_words.json", "lemma_table_wordnet.json", "nltk_data")
+SYNONYMS, PAIRS = "synonyms.txt", "double_words.json"
+LEMMAS, SINGULARS = "lemma_table_wordnet.json", "singular_table_pattern.json"
+_PUNKT, _TAGGER = f"nltk_data/{PUNKT[0]}", f"nltk_data/{TAGGER[0]}"
+TABLES = {
+    SYNONYMS: "the 80 objects and their synonyms, as in LisaAnne/Hallucination data/synonyms.txt",
+    PAIRS: "pairs of words that read as one, as JSON",
+    LEMMAS: "word to part of speech (n v a r) to WordNet lemma, as JSON",
+    SINGULARS: "word to its singular by the rules of pattern, as JSON",
+    _PUNKT: "NLTK's English sentence tables (punkt_tab)",
+    _TAGGER: "NLTK's English tagger (averaged_perceptron_tagger_eng)",
+}
+FAMILIES = {
+    "nltk": (SYNONYMS, PAIRS, LEMMAS, _PUNKT, _TAGGER),
+    "pattern": (SYNONYMS, PAIRS, SINGULARS, _PUNKT),
+}
 
 
-def nltk_rules(folder: Path) -> Rules:
-    """Build the `chair-nltk` rules from the tables in `folder`.
+@lru_cache(maxsize=8)
+def family_rules(family: str, folder: Path) -> Rules:
+    """Build the word rules of a family of `FAMILIES` from the tables in `folder`.
 
     Raises:
-        BadInput: if a table is missing, with the list of what is looked for.
+        BadInput: if a table is missing or damaged, with what it is.
         Unavailable: if the extra `eval` is not installed.
     """
-    missing = [name for name in _FILES if not (folder / name).exists()]
-    if missing:
+    if missing := [name for name in FAMILIES[family] if not (folder / name).exists()]:
         raise BadInput(
-            f"The CHAIR tables folder {folder} lacks {', '.join(missing)}.",
-            hint=f"It must hold {', '.join(_FILES)}.",
+            f"The CHAIR tables folder {folder} lacks {missing[0]}: {TABLES[missing[0]]}.",
+            hint=f"The {family} words need {', '.join(FAMILIES[family])}; halu does not ship them.",
+            param="--tables",
         )
-    require_nltk("chair-nltk")
-    data = folder / "nltk_data"
-    return Rules(
-        "chair-nltk",
-        Lexicon(read_synonyms(folder / "synonyms.txt"), _table(folder / "double_words.json")),
-        splitter(data / PUNKT[0]),
-        _lemmatiser(
-            tagger(data / TAGGER[0]),
-            json.loads((folder / "lemma_table_wordnet.json").read_text("utf-8")),
-        ),
-    )
+    name = f"chair-{family}"
+    require_nltk(name)
+    lexicon = Lexicon(read_synonyms(folder / SYNONYMS), _table(folder / PAIRS))
+    if family == "pattern":
+        return Rules(name, lexicon, _split(folder), _singulariser(_table(folder / SINGULARS)))
+    reduce = _lemmatiser(tagger(folder / _TAGGER), read_json(folder / LEMMAS))
+    return Rules(name, lexicon, _split(folder), reduce)
 
 
 def read_synonyms(path: Path) -> dict[str, str]:
@@ -53,12 +61,26 @@ def read_synonyms(path: Path) -> dict[str, str]:
     Entries are split at comma and blank and not stripped: two begin with a blank and so never
     match, as in the original.
     """
-    rows = (row.strip().split(", ") for row in path.read_text("utf-8").splitlines())
+    rows = (row.strip().split(", ") for row in read_text(path).splitlines())
     return {word: row[0] for row in rows for word in row}
 
 
+@lru_cache(maxsize=2)
+def _split(folder: Path) -> Split:
+    """Both families split alike, so a caption is split once."""
+    return lru_cache(maxsize=16384)(splitter(folder / _PUNKT))
+
+
 def _table(path: Path) -> dict[str, str]:
-    return {str(key): str(value) for key, value in json.loads(path.read_text("utf-8")).items()}
+    table: dict[str, Any] = read_json(path)
+    return {str(key): str(value) for key, value in table.items()}
+
+
+def _singulariser(singular: dict[str, str]) -> Reduce:
+    def reduce(words: list[str]) -> list[str]:
+        return [singular.get(word, word) for word in words]
+
+    return reduce
 
 
 def _lemmatiser(tag: Tag, lemmas: dict[str, dict[str, str]]) -> Reduce:

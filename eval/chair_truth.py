@@ -4,14 +4,12 @@ The truth of an image is the union of its instance annotations' categories and o
 the same rules find in all its reference captions. Train and val may both be needed.
 """
 
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from halu.errors import BadInput
+from halu.eval.coco import Coco, read_coco
 from halu.eval.objects import Rules, read_caption
 
 
@@ -23,38 +21,32 @@ def coco_truth(
     Raises:
         BadInput: if a file is not in COCO's layout, or has a category that the rules do not know.
     """
-    found: dict[int, set[str]] = {}
-    for image, names in chain(
-        chain.from_iterable(_annotated(path, rules) for path in instances),
-        chain.from_iterable(_described(path, rules) for path in captions),
-    ):
-        found.setdefault(image, set()).update(names)
-    return {image: frozenset(names) for image, names in found.items()}
+    coco = read_coco(chain(instances, captions))
+    return truth(coco, coco.categories.keys() | coco.captions.keys(), rules)
 
 
-def _annotated(path: Path, rules: Rules) -> Iterator[tuple[int, set[str]]]:
-    """Yield every image, also one without annotations: it is empty, not unknown."""
-    with _layout(path) as table:
-        names = {entry["id"]: rules.lexicon.names[entry["name"]] for entry in table["categories"]}
-        for image in table["images"]:
-            yield int(image["id"]), set()
-        for entry in table["annotations"]:
-            yield int(entry["image_id"]), {names[entry["category_id"]]}
+def truth(coco: Coco, images: Iterable[int], rules: Rules) -> dict[int, frozenset[str]]:
+    """Map images to the names of their objects; truth that is finished stays as it is.
+
+    Raises:
+        BadInput: for a category that the rules do not know.
+    """
+    if coco.ready:
+        return {image: frozenset(coco.ready[image]) for image in images}
+    return {
+        image: frozenset(
+            {_name(category, rules) for category in coco.categories.get(image, ())}
+            | {
+                mention.name
+                for caption in coco.captions.get(image, ())
+                for mention in read_caption(caption, rules).mentions
+            }
+        )
+        for image in images
+    }
 
 
-def _described(path: Path, rules: Rules) -> Iterator[tuple[int, set[str]]]:
-    with _layout(path) as table:
-        for entry in table["annotations"]:
-            mentions = read_caption(entry["caption"], rules).mentions
-            yield int(entry["image_id"]), {mention.name for mention in mentions}
-
-
-@contextmanager
-def _layout(path: Path) -> Iterator[Any]:
-    """Read a file and report whatever in it is not as COCO has it."""
-    try:
-        yield json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInput(f"{path} is not in COCO's layout: {error!r}.") from error
+def _name(category: str, rules: Rules) -> str:
+    if category not in rules.lexicon.names:
+        raise BadInput(f"{category!r} is not an object of the rules {rules.name!r}.")
+    return rules.lexicon.names[category]

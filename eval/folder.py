@@ -76,6 +76,11 @@ def open_picture(folder: Path, name: str, places: Sequence[str]) -> Image.Image:
     return open_image(path)
 
 
+def has_picture(folder: Path, name: str, places: Sequence[str]) -> bool:
+    """Tell whether a picture is in one of the `places`."""
+    return _picture(folder, name, tuple(places)) is not None
+
+
 @lru_cache(maxsize=16384)
 def _picture(folder: Path, name: str, places: tuple[str, ...]) -> Path | None:
     return next((path for place in places if (path := folder / place / name).is_file()), None)

@@ -9,6 +9,7 @@ mark it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,12 @@ Split = Callable[[str], list[Piece]]
 Reduce = Callable[[list[str]], list[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rules:
-    """A named way to read captions: split into pieces, reduce each, look the words up."""
+    """A named way to read captions: split into pieces, reduce each, look the words up.
+
+    Each is equal to itself alone, which makes it a key of what was read.
+    """
 
     name: str
     lexicon: Lexicon
@@ -60,8 +64,9 @@ class Caption:
     length: int
 
 
+@lru_cache(maxsize=16384)
 def read_caption(text: str, rules: Rules) -> Caption:
-    """Find the object mentions of a caption under `rules`."""
+    """Find the object mentions of a caption under `rules`; remembered, as tagging is slow."""
     lowered, origin = _lowered(text)
     pieces = rules.split(lowered)
     words = rules.reduce([piece.text for piece in pieces])

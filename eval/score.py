@@ -62,11 +62,14 @@ class Reading:
 
 
 class Scorer(Protocol):
-    """How the answer files of one benchmark are read."""
+    """How the answer files of one benchmark are read.
+
+    It may also have `published`, the rules meant by "all" where those are not all of `rules`.
+    """
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """Published rules by name; the first is the default."""
+        """Rules by name; the first is the default."""
 
     @property
     def needs(self) -> str:
@@ -133,7 +136,7 @@ def score(name: str, given: Given, rules: str | None = None) -> Scored:
         BadInput: if files are missing, malformed or do not fit together.
     """
     scorer = scorers.get(name)
-    reading = scorer.read(given, asked(scorer.rules, rules))
+    reading = scorer.read(given, asked(scorer, rules))
     scores = {rule: _scores(column) for rule, column in reading.columns.items()}
     first = next(iter(scores.values()))
     splits = list(dict.fromkeys(sample.split for sample, _ in first))
@@ -153,7 +156,7 @@ def score(name: str, given: Given, rules: str | None = None) -> Scored:
     )
 
 
-def asked(known: Sequence[str], rules: str | None) -> list[str]:
+def asked(scorer: Scorer, rules: str | None) -> list[str]:
     """List the rules meant by "all", by None (the first), or by names with commas between.
 
     A name may carry an option of the benchmark's own after a colon.
@@ -161,11 +164,12 @@ def asked(known: Sequence[str], rules: str | None) -> list[str]:
     Raises:
         Unknown: for a rule that does not exist.
     """
+    known = scorer.rules
     if rules is None:
         return [known[0]]
     base, colon, option = rules.partition(":")
     if base == ALL:
-        return [f"{rule}{colon}{option}" for rule in known]
+        return [f"{rule}{colon}{option}" for rule in getattr(scorer, "published", known)]
     names = [name.strip() for name in rules.split(",")]
     for name in names:
         if name.partition(":")[0] not in known:

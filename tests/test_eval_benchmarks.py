@@ -88,6 +88,7 @@ def test_constant_yes_on_pope_has_known_figures() -> None:
 def test_saying_nothing_on_chair_has_known_figures() -> None:
     found = measure(benchmarks.get("chair-scenes"), lambda sample: "A sunny day.")
     assert np.isnan(found.pop("chair_i"))
+    assert np.isnan(found.pop("precision"))
     assert found == {"chair_s": 0, "recall": 0, "length": 4}
 
 

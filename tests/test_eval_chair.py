@@ -2,18 +2,22 @@
 
 import json
 import random
-from dataclasses import replace
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from halu.errors import BadInput
-from halu.eval.chair import COUNTS, rates, score_caption, score_captions
-from halu.eval.chair_tables import nltk_rules, read_synonyms
+from halu.eval.benchmark import benchmarks
+from halu.eval.chair import COUNTS, rates, score_caption
+from halu.eval.chair_tables import family_rules, read_synonyms
 from halu.eval.chair_truth import coco_truth
 from halu.eval.lexicon import words_rules
 from halu.eval.objects import Lexicon, Rules, read_caption
+from halu.eval.score import Given, score
 from halu.scenes import NAMES, draw
 from halu.scenes.captions import describe
 from halu.scenes.grammar import one, plural
@@ -73,6 +77,7 @@ def test_counts_and_marks() -> None:
         "mentions_wrong": 2,
         "truth": 2,
         "found": 1,
+        "named": 3,
         "pieces": 12,
     }
     assert score.value == 0.5
@@ -100,14 +105,9 @@ def test_published_steps_after_reducing() -> None:
     assert names("toilet seat") == ["toilet"]
 
 
-def test_an_unknown_image_is_an_error_not_an_empty_picture() -> None:
-    with pytest.raises(BadInput, match="7"):
-        score_captions({7: "A dog."}, {8: ["dog"]}, words_rules())
-
-
 def test_missing_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"lacks synonyms\.txt"):
-        nltk_rules(tmp_path)
+        family_rules("nltk", tmp_path)
 
 
 def test_synonyms_are_not_stripped(tmp_path: Path) -> None:
@@ -119,71 +119,284 @@ def test_synonyms_are_not_stripped(tmp_path: Path) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def official() -> Rules:
-    if not DATA.is_dir():
-        pytest.skip("needs ../shared/data/eval, whose tables and captions may not be redistributed")
-    pytest.importorskip("nltk", reason="the rules 'chair-nltk' need the extra 'eval'")
-    rules = nltk_rules(DATA)
-    known: dict[tuple[str, ...], list[str]] = {}
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """Word tables in the published formats, with a few words of our own."""
+    folder = tmp_path / "tables"
+    (folder / "nltk_data").mkdir(parents=True)
+    (folder / "synonyms.txt").write_text("dog, puppy\ncat\nchair, seat\nbus\ntie\n")
+    tables = {
+        "double_words.json": {"toilet seat": "toilet"},
+        "lemma_table_wordnet.json": {
+            "tied": {"n": "tied", "v": "tie", "a": "tied", "r": "tied"},
+            "puppies": dict.fromkeys("nvar", "puppy"),
+        },
+        "singular_table_pattern.json": {"puppies": "puppy", "bus": "bu", "chairs": "chair"},
+    }
+    for name, table in tables.items():
+        (folder / name).write_text(json.dumps(table))
+    with zipfile.ZipFile(folder / "nltk_data" / "punkt_tab_english.zip", "w") as punkt:
+        for part in ("abbrev_types.txt", "collocations.tab", "ortho_context.tab"):
+            punkt.writestr(f"punkt_tab/english/{part}", "")
+        punkt.writestr("punkt_tab/english/sent_starters.txt", "")
+    name = "averaged_perceptron_tagger_eng"
+    with zipfile.ZipFile(folder / "nltk_data" / f"{name}.zip", "w") as tagger:
+        parts = {"weights": {}, "tagdict": {"tied": "VBN"}, "classes": ["NN", "VBN"]}
+        for part, value in parts.items():
+            tagger.writestr(f"{name}/{name}.{part}.json", json.dumps(value))
+    return folder
 
-    def remembered(words: list[str]) -> list[str]:
-        if tuple(words) not in known:
-            known[tuple(words)] = rules.reduce(words)
-        return known[tuple(words)]
 
-    return replace(rules, reduce=remembered)  # tagging takes most of the time
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    """Four pictures: a dog and a cat, a chair, nothing, a bus that only people mention."""
+    folder = tmp_path / "coco"
+    (folder / "val2014").mkdir(parents=True)
+    images = [{"id": n, "file_name": f"COCO_val2014_{n:012d}.jpg"} for n in (1, 2, 3, 4)]
+    for image in images:
+        Image.new("RGB", (8, 8)).save(folder / "val2014" / str(image["file_name"]))
+    categories = [{"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}, {"id": 62, "name": "chair"}]
+    of = [(1, 17), (1, 18), (1, 18), (2, 62)]
+    annotations = [{"image_id": image, "category_id": category} for image, category in of]
+    (folder / "instances_val2014.json").write_text(
+        json.dumps({"images": images, "categories": categories, "annotations": annotations})
+    )
+    said = [(1, "A dog."), (2, "A chair."), (3, "The sky."), (4, "A bus.")]
+    captions = [{"image_id": image, "caption": text} for image, text in said]
+    (folder / "captions_val2014.json").write_text(
+        json.dumps({"images": images, "annotations": captions})
+    )
+    return folder
 
 
-@pytest.mark.parametrize(
-    "name",
+CAPTION_FILES = [
+    [{"image_id": 1, "caption": "Puppies, tied. A bus"}, {"image_id": 4, "caption": "A bus."}],
     [
-        "llava-v1.5-7b_coco_chair_long_ans",
-        "llava-v1.5-7b_coco_chair_short_ans",
-        "cca-llava-1.5-7b_coco_chair_short_ans",
+        {"image_id": "COCO_val2014_000000000001.jpg", "text": "Puppies, tied. A bus"},
+        {"image_id": "000000000004.jpg", "text": "A bus."},
     ],
+    [
+        {"question_id": 10, "text": "Puppies, tied. A bus", "prompt": "Describe."},
+        {"question_id": 11, "text": "A bus.", "prompt": "Describe."},
+    ],
+]
+
+
+@pytest.mark.parametrize("entries", CAPTION_FILES)
+def test_rule_sets_and_forms_of_caption_files(
+    tables: Path, coco: Path, tmp_path: Path, entries: list[dict[str, object]]
+) -> None:
+    pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
+    asked = [{"question_id": 10, "image": "COCO_val2014_000000000001.jpg"}]
+    asked.append({"question_id": 11, "image": "COCO_val2014_000000000004.jpg"})
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    path = tmp_path / "captions.json"
+    questions = tmp_path / "asked.jsonl" if "question_id" in entries[0] else None
+    for text in (json.dumps(entries), "\n".join(json.dumps(e, indent=2) for e in entries)):
+        path.write_text(text)
+        found = score("chair", Given(path, questions, (coco,), tables), "all").rules
+        # tied -> tie is nobody's; "bus" is never an object of the pattern rules
+        assert found["chair-nltk"].counts["mentions"] == 4
+        assert found["chair-nltk"].counts["mentions_wrong"] == 2
+        assert found["chair-pattern"].counts["mentions"] == 1
+        assert found["chair-pattern"].metrics["chair_i"] == 0
+        assert found["chair-opera"].counts["mentions"] == 4
+        assert found["chair-opera"].counts["mentions_wrong"] == 3
+    whole = score("chair", Given(path, questions, (coco,), tables), "chair-nltk:whole-sentences")
+    assert whole.rules["chair-nltk:whole-sentences"].counts["mentions"] == 3
+
+
+def test_precision_counts_distinct_objects() -> None:
+    counts = score_caption("A cat, a cat, a cat and a dog.", {"dog"}, words_rules()).counts
+    found = rates(np.array([counts[name] for name in COUNTS]))
+    assert found["chair_i"] == 0.75
+    assert found["precision"] == 0.5
+
+
+def captions(path: Path, *entries: dict[str, object]) -> Path:
+    path.write_text("\n".join(map(json.dumps, entries)))
+    return path
+
+
+def test_halu_words_need_no_tables(coco: Path, tmp_path: Path) -> None:
+    path = captions(tmp_path / "c.jsonl", {"image_id": 3, "caption": "A dog and a bus."})
+    found = score("chair", Given(path, None, (coco,)), "chair-words").rules["chair-words"]
+    assert found.metrics["chair_i"] == 1
+    with pytest.raises(BadInput, match=r"no synonyms\.txt \(the 80 objects .*--tables"):
+        score("chair", Given(path, None, (coco,)))
+
+
+FAULTS = {
+    "unknown image": ([{"image_id": 5, "caption": "A"}], "1 of 1 images .* such as 5"),
+    "no image": ([{"question_id": 1, "text": "A"}], "c.jsonl:1: the caption names no image"),
+    "odd image": ([{"image_id": "kitchen", "caption": "A"}], "c.jsonl:1: 'kitchen' is not the id"),
+    "clash": (
+        [{"image_id": 1, "caption": "A"}, {"image_id": "000000000001.jpg", "caption": "B"}],
+        "c.jsonl:2: image 1 has a caption already",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_captions_that_do_not_fit_are_named(coco: Path, tmp_path: Path, fault: str) -> None:
+    entries, message = FAULTS[fault]
+    path = captions(tmp_path / "c.jsonl", *entries)
+    with pytest.raises(BadInput, match=message):
+        score("chair", Given(path, None, (coco,)), "chair-words")
+
+
+def test_truth_of_one_half_alone_is_refused(coco: Path, tmp_path: Path) -> None:
+    path = captions(tmp_path / "c.jsonl", {"image_id": 1, "caption": "A dog."})
+    with pytest.raises(BadInput, match="1 of 1 images have no captions annotations"):
+        score("chair", Given(path, None, (coco / "instances_val2014.json",)), "chair-words")
+    with pytest.raises(BadInput, match="CHAIR needs the truth"):
+        score("chair", Given(path), "chair-words")
+    (tmp_path / "chair.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(BadInput, match=r"chair\.pkl is a pickle"):
+        score("chair", Given(path, None, (tmp_path / "chair.pkl",)), "chair-words")
+
+
+def test_a_question_file_says_which_captions_are_missing(coco: Path, tmp_path: Path) -> None:
+    path = captions(tmp_path / "c.jsonl", {"question_id": 7, "text": "A dog."})
+    asked = captions(
+        tmp_path / "q.jsonl", {"question_id": 7, "image": "1"}, {"question_id": 8, "image": "2"}
+    )
+    with pytest.raises(BadInput, match="1 of 2 questions have no answer, such as 2"):
+        score("chair", Given(path, asked, (coco,)), "chair-words")
+    found = score("chair", Given(path, asked, (coco,), partial=True), "chair-words")
+    assert found.rules["chair-words"].metrics["recall"] == 0.5
+
+
+def test_the_benchmark_reads_a_folder(tables: Path, coco: Path) -> None:
+    pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
+    chair = benchmarks.get("chair")
+    with pytest.raises(BadInput, match=r"no synonyms\.txt in"):
+        chair.samples(coco, None, 0, None)
+    tables.rename(coco / "tables")
+    samples = chair.samples(coco, None, 0, None)
+    assert sorted(sample.label for sample in samples) == [(), ("bus",), ("cat", "dog"), ("chair",)]
+    assert chair.samples(coco, 2, 0, None) == samples[:2]
+    assert samples[0].prompt == "Please describe this image in detail."
+    assert chair.picture(samples[0].image or "", coco).size == (8, 8)
+    bus = next(sample for sample in samples if sample.label == ("bus",))
+    assert chair.score(bus, "A puppy on a bus.").value == 0.5
+    (coco / "image_ids.txt").write_text("4\nCOCO_val2014_000000000002.jpg\n")
+    assert [sample.id for sample in chair.samples(coco, None, 0, None)] == ["4", "2"]
+    (coco / "image_ids.txt").write_text("9\n")
+    with pytest.raises(BadInput, match="such as 9"):
+        chair.samples(coco, None, 0, None)
+    with pytest.raises(BadInput, match="needs a data folder"):
+        chair.samples(None, None, 0, None)
+
+
+def test_damaged_tables_are_named(tables: Path) -> None:
+    (tables / "nltk_data" / "punkt_tab_english.zip").write_bytes(b"PK")
+    with pytest.raises(BadInput, match="not the archive it should be"):
+        family_rules("pattern", tables)
+    (tables / "singular_table_pattern.json").unlink()
+    with pytest.raises(BadInput, match=r"lacks singular_table_pattern\.json: word to its singular"):
+        family_rules("pattern", tables)
+
+
+needs_shared = pytest.mark.skipif(
+    not DATA.is_dir(),
+    reason="needs ../shared/data/eval, whose tables and captions may not be redistributed",
 )
-def test_published_figures(official: Rules, name: str) -> None:
-    captions = {line["image_id"]: line["caption"] for line in _lines(f"cca-llava/{name}.jsonl")}
+SETS = [
+    f"{model}_coco_chair_{length}_ans"
+    for model in ("llava-v1.5-7b", "cca-llava-1.5-7b")
+    for length in ("long", "short")
+]
+
+
+@needs_shared
+@pytest.mark.parametrize("name", SETS)
+def test_published_figures(name: str) -> None:
+    pytest.importorskip("nltk", reason="the rules 'chair-nltk' need the extra 'eval'")
     known = json.loads((DATA.parent / "expected.json").read_text())["chair"]
-    for source in ("nltk", "pattern"):
-        table = json.loads((DATA / "cca-llava" / f"gt_objects_{source}.json").read_text())
-        truth = {int(image): names for image, names in table.items()}
-        scores = score_captions(captions, truth, official).values()
-        total = {key: sum(score.counts[key] for score in scores) for key in COUNTS}
+    folder = DATA / "cca-llava"
+    for rule, source, truth in (
+        ("chair-nltk", "nltk", folder / "coco-format-nltk-gt"),
+        ("chair-nltk", "nltk", folder / "gt_objects_nltk.json"),
+        ("chair-opera", "pattern", folder / "gt_objects_pattern.json"),
+    ):
+        found = score("chair", Given(folder / f"{name}.jsonl", None, (truth,)), rule).rules[rule]
         expected = known[f"cca-llava/{name}|nltk_words+{source}_gt"]
-        assert total["mentions"] == expected["object_mentions"]
-        assert total["mentions_wrong"] == expected["hallucinated_mentions"]
-        assert total["captions_wrong"] == expected["hallucinated_captions"]
-        assert total["truth"] == expected["gt_objects"]
-        found = rates(np.array(list(total.values())))
-        assert found["chair_s"] == expected["CHAIRs"]
-        assert found["chair_i"] == expected["CHAIRi"]
-        assert found["recall"] == expected["Recall"]
-        assert found["length"] == pytest.approx(100 * expected["Len"])
+        assert found.n == expected["n"]
+        assert found.counts["mentions"] == expected["object_mentions"]
+        assert found.counts["mentions_wrong"] == expected["hallucinated_mentions"]
+        assert found.counts["captions_wrong"] == expected["hallucinated_captions"]
+        assert found.counts["truth"] == expected["gt_objects"]
+        assert found.metrics["chair_s"] == expected["CHAIRs"]
+        assert found.metrics["chair_i"] == expected["CHAIRi"]
+        assert found.metrics["recall"] == expected["Recall"]
+        assert found.metrics["length"] == pytest.approx(100 * expected["Len"])
 
 
-def test_published_mentions_word_by_word(official: Rules) -> None:
+@needs_shared
+def test_published_mentions_word_by_word() -> None:
+    pytest.importorskip("nltk", reason="the rules 'chair-nltk' need the extra 'eval'")
+    official = family_rules("nltk", DATA)
     captions = {
         line["image_id"]: line["caption"]
         for line in _lines("cca-llava/llava-v1.5-7b_coco_chair_long_ans.jsonl")
     }
-    for line in _lines("cca-llava/word_level_llava_long.nltk_words+nltk_gt.jsonl")[:150]:
-        mentions = read_caption(captions[line["image_id"]], official).mentions
+    for line in _lines("cca-llava/word_level_llava_long.nltk_words+nltk_gt.jsonl"):
+        mentions = read_caption(str(captions[line["image_id"]]), official).mentions
         assert [[m.word, m.name] for m in mentions] == line["mentions"]
 
 
-def test_published_truth_from_annotation_files(official: Rules) -> None:
-    folder = DATA / "coco80"
+@needs_shared
+@pytest.mark.parametrize("family", ["nltk", "pattern"])
+def test_published_truth_from_annotation_files(family: str) -> None:
+    pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
+    official, folder = family_rules(family, DATA), DATA / "coco80"
     truth = coco_truth(
         [folder / "instances_val2014.json"], [folder / "captions_val2014.json"], official
     )
     expected = json.loads((folder / "expected_gt_objects.json").read_text())
-    assert {image: set(names["nltk"]) for image, names in expected.items()} == {
+    assert {image: set(names[family]) for image, names in expected.items()} == {
         str(image): set(names) for image, names in truth.items()
     }
     with pytest.raises(BadInput, match="COCO's layout"):
         coco_truth([folder / "expected_gt_objects.json"], [], official)
+
+
+@needs_shared
+def test_the_original_evaluators_own_example(tmp_path: Path) -> None:
+    pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
+    official = json.loads((DATA / "example" / "official_outputs.json").read_text())
+    truth = {str(s["image_id"]): s["mscoco_gt_words"] for s in official["sentences"]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    given = Given(DATA / "example" / "inputs.jsonl", None, (tmp_path / "truth.json",), DATA)
+    found = score("chair", given, "chair-pattern").rules["chair-pattern"]
+    assert found.metrics["chair_s"] == official["overall_metrics"]["CHAIRs"]
+    assert found.metrics["chair_i"] == official["overall_metrics"]["CHAIRi"]
+    assert found.metrics["recall"] == official["overall_metrics"]["Recall"]
+    rules = family_rules("pattern", DATA)
+    for sentence in official["sentences"]:
+        mentions = read_caption(sentence["caption"], rules).mentions
+        assert [mention.name for mention in mentions] == sentence["mscoco_generated_words"]
+
+
+@needs_shared
+@pytest.mark.slow
+def test_five_thousand_captions_in_a_minute(tmp_path: Path) -> None:
+    pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
+    lines = _lines("cca-llava/llava-v1.5-7b_coco_chair_long_ans.jsonl")
+    names = json.loads((DATA / "cca-llava" / "gt_objects_nltk.json").read_text())
+    truth, entries = {}, []
+    for turn in range(10):
+        for line in lines:
+            image = int(str(line["image_id"])) * 10 + turn
+            truth[str(image)] = names[str(line["image_id"])]
+            entries.append({"image_id": image, "caption": f"{turn}. {line['caption']}"})
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    path = captions(tmp_path / "c.jsonl", *entries)
+    started = time.process_time()
+    found = score("chair", Given(path, None, (tmp_path / "truth.json",), DATA), "all")
+    assert time.process_time() - started < 60
+    assert found.n == 5000
 
 
 def _lines(path: str) -> list[dict[str, object]]:

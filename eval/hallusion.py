@@ -70,14 +70,14 @@ class Hallusion(ABC):
     counts: tuple[str, ...] = COUNTS
 
     @abstractmethod
-    def verdict(self, sample: Sample, text: str) -> Verdict:
-        """Judge one answer."""
+    def verdict(self, sample: Sample, text: str) -> tuple[Verdict, str | tuple[str, ...]]:
+        """Judge one answer; besides, what was read in it."""
 
     def score(self, sample: Sample, text: str) -> Score:
         """Score one answer; an unclear one has no value unless it counts as right."""
         variant = sample.detail
         assert isinstance(variant, Variant)
-        said = self.verdict(sample, text)
+        said, parsed = self.verdict(sample, text)
         right = said == "right" or (said == "unclear" and variant.figure == NO_FIGURE)
         counts = {
             "questions": 1,
@@ -86,7 +86,7 @@ class Hallusion(ABC):
             "question": variant.question,
             "variants": variant.variants,
         }
-        return Score(said, None if said == "unclear" and not right else float(right), counts)
+        return Score(parsed, None if said == "unclear" and not right else float(right), counts)
 
     def tally(self, counts: Iterable[Mapping[str, int]]) -> list[float]:
         """Count questions, figures and pairs of one set of figures."""
@@ -118,10 +118,12 @@ class Hallusion(ABC):
         }
 
 
-def read_words(sample: Sample, text: str) -> Verdict:
+def read_words(sample: Sample, text: str) -> tuple[Verdict, str]:
     """Compare the word yes or no with the label; neither or both is unclear."""
     said = read_vlmevalkit(text, "yes")
-    return "unclear" if said is None else "right" if said == sample.label else "wrong"
+    if said is None:
+        return "unclear", "unclear"
+    return "right" if said == sample.label else "wrong", said
 
 
 def ask_judge(judge: Judge | None, name: str, sample: Sample, text: str) -> Verdict:

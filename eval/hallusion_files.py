@@ -65,11 +65,12 @@ class HallusionFiles(Hallusion):
         """Open a figure by its path below `hallusion_bench`."""
         return files.open_picture(files.needed(data, self.name, _HINT), image, _PLACES)
 
-    def verdict(self, sample: Sample, text: str) -> Verdict:
+    def verdict(self, sample: Sample, text: str) -> tuple[Verdict, str | tuple[str, ...]]:
         """Read the answer, or have the judge do it."""
-        if self.judged:
-            return ask_judge(self.judge, self.name, sample, text)
-        return read_words(sample, text)
+        if not self.judged:
+            return read_words(sample, text)
+        said = ask_judge(self.judge, self.name, sample, text)
+        return said, (said,)
 
 
 def read_questions(path: Path, with_figure: bool) -> list[Sample]:

@@ -28,9 +28,9 @@ class Told(HallusionFiles):
 
     rules: str = OFFICIAL
 
-    def verdict(self, sample: Sample, text: str) -> Verdict:
+    def verdict(self, sample: Sample, text: str) -> tuple[Verdict, tuple[str, ...]]:
         """Read a verdict's number."""
-        return _VERDICTS[text]
+        return _VERDICTS[text], (_VERDICTS[text],)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ def rated(reply: str) -> Score:
     clear = len(ratings) == 1
     rating = ratings[0] if clear else 0
     return Score(
-        parsed=f"rating {rating}" if clear else "no rating",
+        parsed=(f"rating {rating}" if clear else "no rating",),
         value=rating / 6 if clear else None,
         counts={"answers": 1, "ratings": rating, "hallucinated": int(rating < 3)},
     )

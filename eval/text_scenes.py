@@ -13,7 +13,7 @@ such word is a slip. Yes and no are read by POPE's rule.
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -89,9 +89,11 @@ class TextScenes:
 
     def score(self, sample: Sample, text: str) -> Score:
         """Read an open answer against the printed word, any other as yes or no."""
-        if sample.label in ("yes", "no"):
-            return score_answer(text, "yes" if sample.label == "yes" else "no")
-        return score_reading(text, str(sample.label))
+        if sample.label not in ("yes", "no"):
+            return score_reading(text, str(sample.label))
+        score = score_answer(text, "yes" if sample.label == "yes" else "no")
+        # A model that always says no still has its readings, so this is no constant answer.
+        return replace(score, parsed=(str(score.parsed),))
 
     def tally(self, counts: Iterable[Mapping[str, int]]) -> list[float]:
         """Add up the three answers about one sign."""

@@ -157,9 +157,9 @@ def rated(reply: str) -> Score:
     ratings = [_rating(told.get(aspect)) for aspect in ASPECTS]
     whole = [rating for rating in ratings if rating is not None]
     if len(whole) < len(ASPECTS):
-        return Score("no rating", None, {})
+        return Score(("no rating",), None, {})
     counts = {"answers": 1, **dict(zip(ASPECTS, whole, strict=True))}
-    return Score(f"correctness {whole[0]}", (whole[0] - 1) / 4, counts)
+    return Score((f"correctness {whole[0]}",), (whole[0] - 1) / 4, counts)
 
 
 def _object(reply: str) -> dict[str, Any]:

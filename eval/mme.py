@@ -3,8 +3,9 @@
 Fu et al., 2023, arXiv:2306.13394. acc = right answers / questions, acc+ = pictures with both right
 / pictures, score = their sum in percent, at most 200 a task. Always saying yes scores exactly 50.
 An answer is yes or no if it is just that, else if its first four characters hold "yes", then "no"
-("not", "none" and "now" are no); anything else is wrong. Tasks are splits and never pooled; papers'
-"hallucination subset" is the sum of existence, count, position and color.
+("not", "none" and "now" are no); anything else is wrong. Tasks are splits. The published totals
+sum their scores: perception (ten tasks, at most 2,000), cognition (four, 800), and papers'
+"hallucination subset" (existence, count, position and color, 800).
 """
 
 from abc import ABC, abstractmethod
@@ -16,11 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from halu.eval.benchmark import Counts, Metric, Sample, Score, ratio
+from halu.eval.benchmark import Counts, Metric, Sample, Score, Total, ratio, summed
 from halu.eval.yesno import YesNo, readable
 
 HALLUCINATION = ("existence", "count", "position", "color")
-COUNTS = ("questions", "right", "images", "both")
+PERCEPTION = (*HALLUCINATION, "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
+COGNITION = (
+    "commonsense_reasoning",
+    "numerical_calculation",
+    "text_translation",
+    "code_reasoning",
+)
+TASKS = (*PERCEPTION, *COGNITION)
+TOTALS = (
+    Total("perception", "score", PERCEPTION, "sum", "sum of ten tasks, at most 2,000"),
+    Total("cognition", "score", COGNITION, "sum", "sum of four tasks, at most 800"),
+    Total("hallucination_subset", "score", HALLUCINATION, "sum", "papers' subset, at most 800"),
+    Total("score", "score", TASKS, "sum", "perception and cognition, at most 2,800"),
+)
+_ANSWERS = ("questions", "right", "tp", "fp", "tn", "fn", "other")
+COUNTS = (*_ANSWERS, "images", "both")
 METRICS = (
     Metric("score", "higher", "acc and acc+ in percent, added; 50 is always yes", unit="number"),
     Metric("acc", "higher", "answers that are right", hits=("right",)),
@@ -41,18 +57,21 @@ def score_answer(text: str, label: str) -> Score:
     """Score one answer; `value` is None when a person finds neither yes nor no."""
     said = read_mme(text)
     right = said == label
+    cell = (
+        {"yes": "tp" if right else "fp", "no": "tn" if right else "fn"}[said] if said else "other"
+    )
     return Score(
         parsed=said or "other",
         value=float(right) if said is not None or readable(text) else None,
-        counts={"questions": 1, "right": int(right)},
+        counts={"questions": 1, "right": int(right), cell: 1},
     )
 
 
 def tally(counts: Iterable[Mapping[str, int]]) -> list[float]:
     """Add up the two answers about one picture."""
-    rows = list(counts)
-    right = sum(row.get("right", 0) for row in rows)
-    return [float(len(rows)), float(right), 1.0, float(right == len(rows) > 1)]
+    total = summed(_ANSWERS, counts)
+    questions, right = total[:2]
+    return [*total, 1.0, float(right == questions > 1)]
 
 
 def rates(counts: Counts) -> dict[str, NDArray[np.float64]]:
@@ -71,13 +90,14 @@ class Mme(ABC):
     about: str
     builtin: bool
     splits: tuple[str, ...] = HALLUCINATION
-    version: int = 1
+    version: int = 2
     rules: str = "mme"
     judged: bool = False
     suffix: str = ""
     max_new_tokens: int = 16
     metrics: tuple[Metric, ...] = METRICS
     counts: tuple[str, ...] = COUNTS
+    totals: tuple[Total, ...] = TOTALS
 
     @abstractmethod
     def samples(

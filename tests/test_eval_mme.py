@@ -5,16 +5,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from halu.errors import BadInput, HaluError
 from halu.eval import mme
 from halu.eval.benchmark import benchmarks
+from halu.eval.mme_questions import read_questions, samples_of
 from halu.eval.plan import Arm, Plan, Source
 from halu.eval.played import played
 from halu.eval.report import report
 from halu.eval.run import run
+from halu.eval.score import Given, score
 from halu.types import Request
 
 OFFICIAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "eval"
+needs_official = pytest.mark.skipif(
+    not OFFICIAL.exists(),
+    reason="needs ../shared/data/eval, whose answers may not be redistributed",
+)
 
 
 @pytest.mark.parametrize(
@@ -38,23 +46,161 @@ def test_only_the_first_four_characters_count(text: str, said: str | None) -> No
     assert mme.read_mme(text) == said
 
 
-@pytest.mark.skipif(not OFFICIAL.exists(), reason="the official answers may not be redistributed")
+@needs_official
 def test_official_sample_answers() -> None:
-    expected = json.loads((OFFICIAL / "expected.json").read_text())["mme"]["LaVIN"]
-    found = {}
-    for file in sorted((OFFICIAL / "mme" / "LaVIN").glob("*.txt")):
-        pictures: dict[str, list[dict[str, int]]] = {}
-        lines = [line.split("\t") for line in file.read_text().splitlines() if line.strip()]
-        for image, _, answer, response in lines:
-            score = mme.score_answer(response, answer.strip().lower())
-            pictures.setdefault(image, []).append(dict(score.counts))
-        counts = np.array([mme.tally(rows) for rows in pictures.values()]).sum(0)
-        found[file.stem] = float(mme.rates(counts)["score"])
-    subset = sum(found[task] for task in mme.HALLUCINATION)
-    assert subset == pytest.approx(expected["official"]["hallucination_subset"])
-    per_task = expected["vlmevalkit"]
-    for task in ("existence", "count", "position", "color", "OCR", "landmark"):
-        assert found[task] == pytest.approx(per_task[task])
+    folder = OFFICIAL / "mme"
+    expected = json.loads((OFFICIAL / "expected.json").read_text())["mme"]["LaVIN"]["official"]
+    found = score("mme", Given(folder / "LaVIN", folder / "questions"))
+    assert found == score("mme", Given(folder / "LaVIN"))
+    assert found.n == 2374
+    assert list(found.splits) == list(mme.TASKS)
+    totals = found.rules["mme"].metrics
+    for name in ("perception", "cognition", "hallucination_subset"):
+        assert totals[name] == pytest.approx(expected[name], abs=1e-9)
+    assert totals["score"] == totals["perception"] + totals["cognition"]
+    for task, known in expected["per_task"].items():
+        figures = found.splits[task]["mme"]
+        assert figures.metrics["score"] == pytest.approx(known["score"])
+        assert figures.metrics["acc"] == pytest.approx(known["acc"] / 100)
+        assert figures.metrics["acc_plus"] == pytest.approx(known["acc_plus"] / 100)
+        for name in ("images", "other"):
+            assert figures.counts[name] == known[name]
+        for name in ("TP", "FP", "TN", "FN"):
+            assert figures.counts[name.lower()] == known[name]
+
+
+@needs_official
+def test_official_questions_are_read() -> None:
+    samples = samples_of(read_questions(OFFICIAL / "mme" / "questions"))
+    assert len(samples) == 2374
+    assert len({sample.image for sample in samples}) == 1187
+
+
+@needs_official
+def test_rituals_subset_is_joined_with_the_official_questions(tmp_path: Path) -> None:
+    folder = OFFICIAL / "mme"
+    asked = [
+        json.loads(line)
+        for line in (folder / "mme_hallucination_subset.jsonl").read_text().splitlines()
+    ]
+    said = [{"question_id": q["question_id"], "prompt": q["text"], "text": "Yes"} for q in asked]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, said)))
+    found = score("mme", Given(path, folder / "questions", partial=True))
+    assert found.n == 240
+    assert found.rules["mme"].metrics["hallucination_subset"] == 200  # 50 a task
+    assert "Every answer is read as 'yes' by the rule 'mme'." in found.warnings
+
+
+ASKED = [("a.jpg", "Is it a dog?", "Yes"), ("a.jpg", "Is it a cat?", "No")]
+ASKED += [("b.jpg", "Are there  two?", "Yes"), ("b.jpg", "Are there three?", "No")]
+TAIL = "Please answer yes or no."
+
+
+@pytest.fixture(params=["lines", "beside", "apart"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Two tasks that share their pictures, in each of the layouts."""
+    root = tmp_path / "MME"
+    for task in ("count", "existence"):
+        own = root / "release" / task
+        pictures = own / "images" if request.param == "apart" else own
+        pictures.mkdir(parents=True)
+        for name in ("a.jpg", "b.jpg"):
+            Image.new("RGB", (8, 8)).save(pictures / name)
+            asked = [(q, a) for image, q, a in ASKED if image == name]
+            text = "".join(f"{q} {TAIL}\t{a}\n" for q, a in asked)
+            home = own / "questions_answers_YN" if request.param == "apart" else own
+            home.mkdir(exist_ok=True)
+            if request.param != "lines":
+                (home / f"{name[0]}.txt").write_text(text)
+        if request.param == "lines":
+            text = "".join(f"{image}\t{q} {TAIL}\t{a}\n" for image, q, a in ASKED)
+            (root / "release" / f"{task}.txt").write_text(text)
+    return root
+
+
+def test_the_benchmark_reads_every_layout(folder: Path) -> None:
+    source = benchmarks.get("mme")
+    samples = source.samples(folder, None, 0, None)
+    assert [s.split for s in samples] == ["existence"] * 4 + ["count"] * 4
+    assert [s.label for s in samples] == ["yes", "no"] * 4
+    assert samples[0].prompt == f"Is it a dog? {TAIL}"
+    assert source.samples(folder, 1, 0, ["count"]) == samples[4:6]
+    assert source.picture(samples[0].image or "", folder).size == (8, 8)
+    rows = [source.score(s, "Yes" if s.image == "count/a.jpg" else s.label).counts for s in samples]
+    both = source.rates(np.array(source.tally(rows[4:6])) + np.array(source.tally(rows[6:])))
+    assert both["score"] == 75 + 50
+    (folder / "release" / "count").rename(folder / "release" / "elsewhere")
+    with pytest.raises(HaluError, match="pictures are missing|Unknown split 'count'"):
+        source.samples(folder, None, 0, ["count"])
+
+
+def results(folder: Path, replies: list[str], task: str = "existence") -> Path:
+    folder.mkdir(exist_ok=True)
+    rows = zip(ASKED, replies, strict=True)
+    lines = [f"{image}\t{q} {TAIL}\t{a}\t{reply}" for (image, q, a), reply in rows]
+    (folder / f"{task}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def test_pairs_are_found_by_picture_within_a_task(tmp_path: Path) -> None:
+    path = results(tmp_path / "r", ["Yes.", "no, it is not", "yes", "Maybe"])
+    lines = (path / "existence.txt").read_text().split("\n")
+    (path / "existence.txt").write_text("\n".join([lines[0], lines[2], lines[1], lines[3]]))
+    results(path, ["yes", "yes", "no", "no"], task="count")
+    found = score("mme", Given(path))
+    assert found.splits["existence"]["mme"].metrics == {"score": 125, "acc": 0.75, "acc_plus": 0.5}
+    assert found.splits["existence"]["mme"].counts["other"] == 1
+    assert found.splits["count"]["mme"].metrics["acc_plus"] == 0
+    assert found.unreadable == 1
+    assert "perception" not in found.rules["mme"].metrics
+    assert "The task count has 2 pictures; MME's has 30." in found.warnings
+
+
+def test_llavas_answer_file_is_joined_whatever_its_prompt_ends_in(
+    folder: Path, tmp_path: Path
+) -> None:
+    end = "\nAnswer the question using a single word or phrase."
+    said = [
+        {"question_id": f"{task}/{image}", "prompt": " ".join(q.split()) + end, "text": a}
+        for task in ("count", "existence")
+        for image, q, a in reversed(ASKED)
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, said)))
+    found = score("mme", Given(path, folder))
+    assert {name: f["mme"].metrics["score"] for name, f in found.splits.items()} == {
+        "existence": 200,
+        "count": 200,
+    }
+    path.write_text("\n".join(map(json.dumps, said[1:])))
+    with pytest.raises(BadInput, match="1 of 8 questions have no answer"):
+        score("mme", Given(path, folder))
+    assert score("mme", Given(path, folder, partial=True)).n == 7
+    with pytest.raises(BadInput, match="needs its questions"):
+        score("mme", Given(path))
+
+
+SPOILT = {
+    "columns": ("a.jpg\tIs it?\tYes\tyes\nno tabs", r"existence\.txt:2: 1 columns, not 4"),
+    "answer": ("a.jpg\tIs it?\tPerhaps\tyes", r"existence\.txt:1: answer 'Perhaps'"),
+    "twice": ("a.jpg\tIs it?\tYes\tyes\na.jpg\tIs it?\tYes\tno", "occurs twice"),
+    "single": ("a.jpg\tIs it?\tYes\tyes", "1 of 1 .* the second of existence/a.jpg"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_faulty_results_get_one_clear_line(tmp_path: Path, fault: str) -> None:
+    text, message = SPOILT[fault]
+    (tmp_path / "existence.txt").write_text(text)
+    with pytest.raises(BadInput, match=message) as caught:
+        score("mme", Given(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_results_says_what_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"No MME results .*existence\.txt"):
+        score("mme", Given(tmp_path))
 
 
 def test_built_in_questions_are_pairs_with_one_truth() -> None:

@@ -130,9 +130,12 @@ def test_the_benchmark_reads_every_layout(folder: Path) -> None:
     rows = [source.score(s, "Yes" if s.image == "count/a.jpg" else s.label).counts for s in samples]
     both = source.rates(np.array(source.tally(rows[4:6])) + np.array(source.tally(rows[6:])))
     assert both["score"] == 75 + 50
+
+
+def test_missing_pictures_are_named(folder: Path) -> None:
     (folder / "release" / "count").rename(folder / "release" / "elsewhere")
-    with pytest.raises(HaluError, match="pictures are missing|Unknown split 'count'"):
-        source.samples(folder, None, 0, ["count"])
+    with pytest.raises(HaluError, match=r"pictures are missing|Unknown split 'count'"):
+        benchmarks.get("mme").samples(folder, None, 0, ["count"])
 
 
 def results(folder: Path, replies: list[str], task: str = "existence") -> Path:

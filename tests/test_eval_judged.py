@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from halu.errors import BadInput
 from halu.eval.benchmark import Benchmark, benchmarks
 from halu.eval.judge import Judge, Judged, score_all, seated
 from halu.eval.mmhal import rated as mmhal_rated
+from halu.eval.score import Given, score
 from halu.eval.vallu import ASPECTS
 from halu.eval.vallu import rated as vallu_rated
 
@@ -67,7 +69,7 @@ def vallu(tmp_path: Path) -> Path:
 def measured(benchmark: Benchmark, folder: Path, answers: list[str]) -> dict[str, float]:
     samples = benchmark.samples(folder, None, 0, None)
     scores = score_all(benchmark, samples, answers)
-    found = benchmark.rates(np.array(benchmark.tally(score.counts for score in scores)))
+    found = benchmark.rates(np.array(benchmark.tally(each.counts for each in scores)))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -106,17 +108,17 @@ def test_mmhal_is_rated_by_the_judge(mmhal: Path) -> None:
 def test_mmhal_reads_ratings_as_its_script_does(
     reply: str, rating: int, value: float | None
 ) -> None:
-    score = mmhal_rated(reply)
-    assert score.value == value
-    assert score.counts == {"answers": 1, "ratings": rating, "hallucinated": int(rating < 3)}
+    read = mmhal_rated(reply)
+    assert read.value == value
+    assert read.counts == {"answers": 1, "ratings": rating, "hallucinated": int(rating < 3)}
 
 
 def test_vallu_shows_the_judge_the_picture(vallu: Path) -> None:
     replies = {"0": 5, "1": 2, "2": 0}
 
     def reply(prompt: str) -> str:
-        score = replies[prompt.removesuffix("Rate it.")[-1]]
-        return "json\n" + json.dumps({aspect: {"reason": "", "score": score} for aspect in ASPECTS})
+        rating = replies[prompt.removesuffix("Rate it.")[-1]]
+        return "json\n" + json.dumps({name: {"reason": "", "score": rating} for name in ASPECTS})
 
     with serving(Bench(reply)) as bench:
         benchmark = seated(benchmarks.get("vallu"), Judge(bench.url, "m"))
@@ -139,9 +141,9 @@ def test_vallu_shows_the_judge_the_picture(vallu: Path) -> None:
     ],
 )
 def test_vallu_reads_replies_and_runs_nothing(reply: str, correctness: int | None) -> None:
-    score = vallu_rated(reply)
-    assert score.counts.get("correctness") == correctness
-    assert (score.value is None) == (correctness is None)
+    read = vallu_rated(reply)
+    assert read.counts.get("correctness") == correctness
+    assert (read.value is None) == (correctness is None)
 
 
 @pytest.mark.parametrize("name", ["mmhal", "vallu"])
@@ -207,3 +209,40 @@ def test_a_faulty_folder_gets_one_clear_line(fault: str, request: pytest.Fixture
     with pytest.raises(BadInput, match=message) as caught:
         benchmarks.get(name).samples(folder, None, 0, None)
     assert "\n" not in str(caught.value)
+
+
+def _completion(text: str) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]}
+
+
+def test_saved_replies_are_counted_without_a_judge(tmp_path: Path) -> None:
+    answers = tmp_path / "evaluation.json"
+    told = [_completion(f"Rating: {number % 7}") for number in range(95)]
+    answers.write_text(json.dumps([*told, _completion("Rating: 1, rating: 2")], indent=2))
+    found = score("mmhal", Given(answers)).rules["mmhal"]
+    ratings = [*(number % 7 for number in range(95)), 0]
+    assert found.metrics["score"] == pytest.approx(sum(ratings) / 96)
+    assert found.metrics["hallucination_rate"] == sum(rating < 3 for rating in ratings) / 96
+    assert found.unreadable == 1
+
+    lines = [{"score": {aspect: {"score": str(number)} for aspect in ASPECTS}} for number in (2, 5)]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert score("vallu", Given(answers)).rules["vallu"].metrics == dict.fromkeys(ASPECTS, 3.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("mmhal", [_completion("Rating: 1")] * 95, "1 of 96 questions have no answer"),
+        ("mmhal", [_completion("Rating: 1")] * 97, "holds 97 replies for 96 questions"),
+        ("mmhal", [{"choices": []}], "item 1: not a chat completion"),
+        ("mmhal", [], "holds 0 replies"),
+        ("vallu", [{"answer": "x"}], "item 1: 'score' is missing"),
+        ("vallu", [], "holds no ratings"),
+    ],
+)
+def test_faulty_saved_replies(tmp_path: Path, name: str, rows: list[Any], message: str) -> None:
+    answers = tmp_path / "evaluation.json"
+    answers.write_text(json.dumps(rows))
+    with pytest.raises(BadInput, match=message):
+        score(name, Given(answers))

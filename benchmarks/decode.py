@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 
 import halu
-from halu.engine import VLM
+from halu.engine import Local
 from halu.testing.random_models import Size, random_adapter
+from halu.vlm import asking
 
 SIZE = Size(
     hidden=1024,
@@ -61,7 +62,7 @@ class Clock:
         pass
 
 
-def stock(vlm: VLM, picture: Image.Image, tokens: int) -> Callable[[], float]:
+def stock(vlm: Local, picture: Image.Image, tokens: int) -> Callable[[], float]:
     """transformers' own greedy generate with sdpa attention."""
     model, processor = vlm.adapter.model, vlm.adapter.processor
     content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
@@ -85,11 +86,11 @@ def stock(vlm: VLM, picture: Image.Image, tokens: int) -> Callable[[], float]:
     return measure
 
 
-def ours(vlm: VLM, picture: Image.Image, tokens: int, strategy: str) -> Callable[[], float]:
+def ours(vlm: Local, picture: Image.Image, tokens: int, strategy: str) -> Callable[[], float]:
     """One strategy through halu's loop."""
 
     def measure() -> float:
-        request = vlm.request(
+        request = asking(
             picture, QUESTION, strategy=strategy, params=STRATEGIES[strategy], max_new_tokens=tokens
         )
         times = [time.perf_counter() for _ in vlm.run(request)]
@@ -136,7 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     adapter = random_adapter("llava", SIZE)
     adapter.model.generation_config.eos_token_id = SIZE.vocab - 1
-    vlm = VLM(adapter)
+    vlm = Local(adapter)
     pixels = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
     contestants = {"stock generate": stock(vlm, picture, options.tokens)}

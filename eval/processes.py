@@ -19,7 +19,7 @@ from halu.eval.plan import Source
 from halu.types import Answer, Request
 
 if TYPE_CHECKING:
-    from halu.engine import VLM
+    from halu.vlm import VLM
 
 Done = tuple[list[tuple[int, Answer]], float | None]
 """Answers by their place in the batch, and the process's peak of GPU memory in MB."""
@@ -85,4 +85,4 @@ def _begin(source: Source, numbers: "Queue[int]", threads: int) -> None:
 def _answer(requests: list[Request]) -> Done:
     assert _MODEL is not None
     answers = list(_MODEL.generate_each(requests))
-    return answers, _MODEL.peak_gpu_memory_mb() if _MODEL.on_gpu else None
+    return answers, _MODEL.peak_gpu_memory_mb()

@@ -11,7 +11,7 @@ from halu.eval.processes import Pool
 from halu.weights import fingerprint
 
 if TYPE_CHECKING:
-    from halu.engine import VLM
+    from halu.vlm import VLM
 
 Loader = Callable[..., "VLM"]
 """`halu.load`, or something that takes the same arguments."""
@@ -71,7 +71,8 @@ def opening(load: Loader, workers: int = 1) -> Opener:
     @contextmanager
     def opened(source: Source) -> Iterator[Backend]:
         if is_url(source.backend):
-            yield Backend(load(source.name, backend=source.backend).generate_each, workers)
+            remote = load(source.name, backend=source.backend)
+            yield Backend(remote.generate_each, workers, memory=remote.peak_gpu_memory_mb)
         elif workers > 1:
             with Pool(source, workers) as pool:
                 yield Backend(pool.generate, workers, pool.memory)
@@ -79,7 +80,7 @@ def opening(load: Loader, workers: int = 1) -> Opener:
             vlm = load(
                 source.name, backend=source.backend, device=source.device, dtype=source.dtype
             )
-            memory = vlm.peak_gpu_memory_mb if vlm.on_gpu else None
-            yield Backend(vlm.generate_each, memory=memory)
+            on_gpu = vlm.peak_gpu_memory_mb() is not None
+            yield Backend(vlm.generate_each, memory=vlm.peak_gpu_memory_mb if on_gpu else None)
 
     return opened

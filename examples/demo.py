@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.text import Text
 
 from halu.cli.models import load_quietly
-from halu.engine import VLM
 from halu.eval.backends import ready
 from halu.eval.chair import score_caption
 from halu.eval.console import show
@@ -25,6 +24,7 @@ from halu.eval.report import report
 from halu.eval.run import run
 from halu.images import open_image
 from halu.trace_page import write
+from halu.vlm import VLM
 
 MODEL = "tiny-llava"
 STRATEGIES = ("vcd", "vhr")

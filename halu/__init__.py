@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halu.catalogue import available
-    from halu.engine import VLM, load
+    from halu.engine import load
     from halu.host import disable, enable
+    from halu.vlm import VLM
 
 __version__ = "0.1.0"
 
 __all__ = ["VLM", "__version__", "available", "disable", "enable", "load"]
 
 _HOMES = {
-    "VLM": "halu.engine",
+    "VLM": "halu.vlm",
     "load": "halu.engine",
     "enable": "halu.host",
     "disable": "halu.host",

@@ -1,18 +1,19 @@
-"""A loaded model that answers requests: one, a stream, or a batch of mixed strategies."""
+"""Models in this process, and the one function that loads a model from wherever it is."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from halu.adapters import Adapter, load_adapter
 from halu.decode import Decoder
 from halu.errors import Unsupported
-from halu.images import ImageLike, open_image
 from halu.job import Job
-from halu.types import Answer, Event, Request, Sampling, checked, question
+from halu.types import Answer, Event, Request
+from halu.vlm import VLM
+
+URLS = ("http://", "https://")
 
 
-class VLM:
-    """A vision-language model with pluggable decoding strategies. Made by `halu.load`."""
+class Local(VLM):
+    """A model in this process."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -21,45 +22,6 @@ class VLM:
     def name(self) -> str:
         """The name it was loaded by."""
         return self.adapter.facts.name
-
-    def ask(
-        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
-    ) -> Answer:
-        """Asks one question.
-
-        Args:
-            image: a picture, a path to one, several, or none.
-            text: the question.
-            options: `strategy`, `params`, `evidence`, and every field of `halu.types.Sampling`.
-
-        Raises:
-            HaluError: for a request that cannot be answered; the message says what to change.
-        """
-        answer: Answer | None = None
-        for event in self.stream(image, text, **options):
-            answer = event.answer
-        assert answer is not None
-        return answer
-
-    def stream(
-        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
-    ) -> Iterator[Event]:
-        """Like `ask`, token by token; the last event carries the answer. Closing the iterator frees
-        everything.
-        """
-        return self.run(self.request(image, text, **options))
-
-    def request(
-        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
-    ) -> Request:
-        """The request that `ask` would send."""
-        images = [open_image(one) for one in _several(image)]
-        own = {key: options.pop(key, None) for key in ("strategy", "params", "evidence")}
-        sampling = checked(Sampling, options, "option")
-        given = {key: value for key, value in own.items() if value is not None}
-        return checked(
-            Request, {"messages": question(text, *images), "sampling": sampling, **given}, "option"
-        )
 
     def run(self, request: Request) -> Iterator[Event]:
         """Streams one request; raises what it raises."""
@@ -71,30 +33,8 @@ class VLM:
                     raise event
                 yield event
 
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the model is on a CUDA device."""
-        return self.adapter.runner.device.type == "cuda"
-
-    def peak_gpu_memory_mb(self) -> float:
-        """Peak memory on the GPU since the last call."""
-        import torch
-
-        peak = torch.cuda.max_memory_allocated() / 2**20
-        torch.cuda.reset_peak_memory_stats()
-        return peak
-
-    def generate(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answers a batch, each request under its own strategy, all in one forward a step."""
-        answers = dict(self.generate_each(requests))
-        return [answers[index] for index in range(len(requests))]
-
     def generate_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answers a batch, yielding (index, answer) as each is done.
-
-        Raises:
-            Exception: what the first request that fails raises; the others are given up.
-        """
+        """Answers a batch of mixed strategies, all in one forward a step."""
         if not requests:
             return
         decoder = Decoder(self.adapter)
@@ -107,6 +47,17 @@ class VLM:
                 if event.answer is not None:
                     yield index[id(job)], event.answer
 
+    def peak_gpu_memory_mb(self) -> float | None:
+        """Peak memory on the model's GPU since the last call; None on the CPU."""
+        import torch
+
+        device = self.adapter.runner.device
+        if device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+
 
 def load(
     name: str, *, device: str | None = None, dtype: str | None = None, backend: str = "hf"
@@ -114,27 +65,24 @@ def load(
     """Loads a model.
 
     Args:
-        name: "tiny-llava", "tiny-qwen", a folder, or a Hugging Face id of a supported architecture.
+        name: "tiny-llava", "tiny-qwen", a folder, or a Hugging Face id of a supported architecture;
+            on a server, what it calls the model.
         device: torch device; by default cuda where there is one.
         dtype: torch dtype name; by default the checkpoint's own on cuda, float32 on cpu.
-        backend: "hf", in this process.
+        backend: "hf", in this process, or the URL of an OpenAI-compatible server.
 
     Raises:
         HaluError: if it cannot be loaded; the message says why.
     """
-    if backend != "hf":
-        raise Unsupported(
-            f"Backend {backend!r} is not there.", hint="There is: hf.", param="backend"
-        )
-    return VLM(load_adapter(name, device=device, dtype=dtype))
+    if backend == "hf":
+        return Local(load_adapter(name, device=device, dtype=dtype))
+    if backend.startswith(URLS):
+        from halu.remote import Remote
 
-
-def _several(image: ImageLike | Sequence[ImageLike] | None) -> Sequence[ImageLike]:
-    if image is None:
-        return ()
-    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
-        return image
-    return [image]
+        return Remote(name, backend)
+    raise Unsupported(
+        f"Backend {backend!r} is not there.", hint="There are: hf, or a URL.", param="backend"
+    )
 
 
 def gpus() -> int:

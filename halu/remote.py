@@ -5,31 +5,21 @@ server understands; whether it really ran is read from the answer, since other s
 they do not know. Pictures travel as lossless PNG.
 """
 
-import base64
-import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from PIL import Image
-
-from halu.errors import BadInput, Failed, HaluError, Unavailable, Unsupported
+from halu.endpoint import Endpoint, data_uri
+from halu.errors import Unsupported
 from halu.types import Answer, Event, Message, Request, Resolved, Text, Usage
-
-if TYPE_CHECKING:
-    from openai import OpenAI
+from halu.vlm import VLM
 
 KEY = "HALU_API_KEY"
 """Environment variable with the server's key, if it wants one."""
 
 PLAIN = "greedy"
-TRIES = 5
-SECONDS = 600.0
-"""For one answer, which on a busy server includes its turn in the queue."""
 
 
-class Remote:
+class Remote(VLM):
     """A model on a server.
 
     Args:
@@ -41,34 +31,32 @@ class Remote:
     """
 
     def __init__(self, name: str, url: str) -> None:
-        self.name = name
-        self.url = url
-        self.client = _client(url)
+        self._name = name
+        self.endpoint = Endpoint(url, key=KEY)
+
+    @property
+    def name(self) -> str:
+        """What the server calls it."""
+        return self._name
 
     def run(self, request: Request) -> Iterator[Event]:
         """Streams one request; tokens are the server's own affair, so events have none."""
-        with _plain_words(self.url):
-            chunks = self.client.chat.completions.create(
-                **_asked(self.name, request), stream=True, stream_options={"include_usage": True}
-            )
-            said, reason, usage, told = "", "stop", None, None
-            for chunk in chunks:
-                told = getattr(chunk, "halu", None) or told
-                usage = chunk.usage or usage
-                for choice in chunk.choices[:1]:
-                    reason = choice.finish_reason or reason
-                    if choice.delta.content:
-                        said += choice.delta.content
-                        yield Event(text=choice.delta.content)
+        said, reason, usage, told = "", "stop", None, None
+        for chunk in self.endpoint.stream(**_asked(self.name, request)):
+            told = getattr(chunk, "halu", None) or told
+            usage = chunk.usage or usage
+            for choice in chunk.choices[:1]:
+                reason = choice.finish_reason or reason
+                if choice.delta.content:
+                    said += choice.delta.content
+                    yield Event(text=choice.delta.content)
         yield Event(text="", answer=self._answer(request, said, reason, usage, told))
 
     def generate_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Answers requests one after another; several threads may do so at once."""
         for number, request in enumerate(requests):
-            with _plain_words(self.url):
-                found = self.client.chat.completions.create(**_asked(self.name, request))
-            told = getattr(found, "halu", None)
-            choice = found.choices[0]
+            found = self.endpoint.complete(**_asked(self.name, request))
+            choice, told = found.choices[0], getattr(found, "halu", None)
             text = choice.message.content or ""
             yield number, self._answer(request, text, choice.finish_reason, found.usage, told)
 
@@ -91,26 +79,10 @@ class Remote:
         if request.strategy in (None, PLAIN):
             return Resolved(name=PLAIN, params={})
         raise Unsupported(
-            f"The server at {self.url} ignored the strategy {request.strategy!r}.",
+            f"The server at {self.endpoint.url} ignored the strategy {request.strategy!r}.",
             hint="Strategies need a halu server.",
             param="backend",
         )
-
-
-def _client(url: str) -> "OpenAI":
-    try:
-        from openai import OpenAI
-    except ImportError:
-        raise Unavailable(
-            "A server as backend needs openai.", hint="pip install 'halu[eval]'"
-        ) from None
-    base = url.rstrip("/")
-    return OpenAI(
-        base_url=base if base.endswith("/v1") else f"{base}/v1",
-        api_key=os.environ.get(KEY, "none"),
-        max_retries=TRIES,
-        timeout=SECONDS,
-    )
 
 
 def _asked(name: str, request: Request) -> dict[str, Any]:
@@ -150,13 +122,6 @@ def _message(message: Message) -> dict[str, Any]:
     return {"role": message.role, "content": content}
 
 
-def data_uri(image: Image.Image) -> str:
-    """A picture as a lossless data URI."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def _usage(usage: Any, halu: Mapping[str, Any]) -> Usage:
     return Usage(
         prompt_tokens=usage.prompt_tokens if usage else 0,
@@ -164,23 +129,3 @@ def _usage(usage: Any, halu: Mapping[str, Any]) -> Usage:
         completion_tokens=usage.completion_tokens if usage else 0,
         forwards=int(halu.get("forwards") or 0),
     )
-
-
-@contextmanager
-def _plain_words(url: str) -> Iterator[None]:
-    """Turns the client's exceptions into ours."""
-    import openai
-
-    try:
-        yield
-    except openai.APIStatusError as error:
-        raise _refused(url, error) from None
-    except openai.OpenAIError as error:
-        raise Failed(f"The server at {url} does not answer: {error}") from None
-
-
-def _refused(url: str, error: Any) -> HaluError:
-    told = error.body.get("message") if isinstance(error.body, dict) else None
-    said = f"The server at {url} answered {error.status_code}: {told or error.message}"
-    busy = error.status_code == 429 or error.status_code >= 500
-    return Failed(said) if busy else BadInput(said, param="backend")

@@ -32,7 +32,8 @@ class Bench:
         if status != 200:
             return status, json.dumps({"error": {"message": "not now"}}).encode()
         content = sent["messages"][0]["content"]
-        said = self.reply(content if isinstance(content, str) else content[0]["text"])
+        parts = content if isinstance(content, list) else [{"text": content}]
+        said = self.reply(next(part["text"] for part in parts if "text" in part))
         message = {"role": "assistant", "content": said}
         return 200, json.dumps({"choices": [{"index": 0, "message": message}]}).encode()
 

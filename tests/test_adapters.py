@@ -23,7 +23,7 @@ from halu.adapters import Adapter, supported
 from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, Failed, HaluError, Unavailable, Unknown, Unsupported
 from halu.host import enable
 from halu.layout import Grid, ImageSpan, Layout
@@ -31,6 +31,7 @@ from halu.prompt import Prompt
 from halu.search import filtered
 from halu.testing.random_models import FAMILIES, random_adapter
 from halu.types import Sampling, question
+from halu.vlm import asking
 
 on_all_families = pytest.mark.parametrize("family", FAMILIES)
 SIZES = {"none": [], "one": [(56, 56)], "wide": [(200, 60)], "two": [(60, 150), (90, 70)]}
@@ -418,7 +419,7 @@ def test_greedy_tokens_are_those_of_stock_generate(
     mine, inputs = adapter(family), inputs_of(adapter(family), picture, sizes)
     out = stock(family).generate(**inputs, max_new_tokens=12, do_sample=False)
     images = [picture(*size, seed=seed) for seed, size in enumerate(sizes)]
-    answer = VLM(mine).ask(images, "Is there a dog?", max_new_tokens=12)
+    answer = Local(mine).ask(images, "Is there a dog?", max_new_tokens=12)
     assert [t.id for t in answer.tokens] == out[0, inputs["input_ids"].shape[1] :].tolist()
     assert answer.usage.prompt_tokens == inputs["input_ids"].shape[1]
 
@@ -436,7 +437,7 @@ def test_beams_are_those_of_stock_generate(
         whole = theirs.generate(**inputs, max_new_tokens=8, **own)[0, start:].tolist()
         ends = [whole[3]]
         with ending(mine, ends):
-            asked = VLM(mine).request(
+            asked = asking(
                 [picture(*size, seed=seed) for seed, size in enumerate(sizes)],
                 "Is there a dog?",
                 strategy="beam",
@@ -461,7 +462,7 @@ def test_repetition_penalty_is_that_of_stock_generate(
     out = stock(family).generate(
         **inputs, max_new_tokens=12, do_sample=False, repetition_penalty=1.8
     )
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     answer = vlm.ask(
         picture(90, 60, 0), "Is there a dog?", max_new_tokens=12, repetition_penalty=1.8
     )
@@ -501,7 +502,7 @@ def test_memory_grows_without_changing_a_row(adapter: Any, picture: Any, stock: 
     from halu.adapters.cache import ROOM
 
     mine = adapter("llava")
-    asked = VLM(mine).request(picture(), "a", max_new_tokens=2 * ROOM + 5)
+    asked = asking(picture(), "a", max_new_tokens=2 * ROOM + 5)
     run = record(mine, asked)
     assert len(run.tokens) == 2 * ROOM + 5
     wanted = full_rows(stock("llava"), run.plan.main.prompt, run.tokens[:-1])
@@ -560,7 +561,7 @@ def test_a_saved_folder_answers_as_the_model_did(
     assert vlm.adapter.model.dtype == torch.float32
     for strategy in ("greedy", "vcd", "vhr"):
         own = {"strategy": strategy, "max_new_tokens": 5}
-        wanted = VLM(adapter(family)).ask(picture(), "a", **own)
+        wanted = Local(adapter(family)).ask(picture(), "a", **own)
         answer = vlm.ask(picture(), "a", **own)
         assert [t.id for t in answer.tokens] == [t.id for t in wanted.tokens]
         assert (answer.text, answer.strategy) == (wanted.text, wanted.strategy)

@@ -13,10 +13,11 @@ from halu.attention.steered import Steered
 from halu.calibration import influence, labelled, profile, sinks, store
 from halu.constants import hallucination_heads
 from halu.constants import sinks as known_sinks
-from halu.engine import VLM, load
+from halu.engine import Local, load
 from halu.errors import BadInput, Failed, Unsupported
 from halu.scenes.files import write
 from halu.types import question
+from halu.vlm import asking
 
 
 def quiet(done: int, total: int) -> None:
@@ -29,7 +30,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> VLM:
+def tiny() -> Local:
     return load("tiny-llava", device="cpu")
 
 
@@ -43,14 +44,14 @@ def test_planted_sinks_are_found(adapter: Any, monkeypatch: pytest.MonkeyPatch) 
         read(self, layer, massive)
 
     monkeypatch.setattr(sinks.Peaks, "read", planted)
-    mine = VLM(adapter("llava"))
+    mine = Local(adapter("llava"))
     params, details = sinks.find(mine, labelled.pictures(None, 2), quiet)
     assert params["dimensions"] == [5, 40]
     assert not details["massive"]  # one row of width 64: |r| / rms is at most 8
     assert 0 < params["tau"] < 8
 
 
-def test_sinks_of_the_built_in_model(tiny: VLM) -> None:
+def test_sinks_of_the_built_in_model(tiny: Local) -> None:
     params, details = sinks.find(tiny, labelled.pictures(None, 12), quiet)
     assert len(set(params["dimensions"])) == 2
     assert set(map(str, params["dimensions"])) <= set(details["largest value by dimension"])
@@ -59,11 +60,11 @@ def test_sinks_of_the_built_in_model(tiny: VLM) -> None:
     )
 
 
-def test_silencing_is_exactly_one_head_of_one_forward(tiny: VLM) -> None:
+def test_silencing_is_exactly_one_head_of_one_forward(tiny: Local) -> None:
     """Against a slow run of each head, from the prompt on."""
     (one,) = labelled.scenes(1)
     prompt = tiny.adapter.encode(question(influence.QUESTION, one.picture))
-    (answer,) = tiny.generate([tiny.request(one.picture, influence.QUESTION, max_new_tokens=12)])
+    (answer,) = tiny.generate([asking(one.picture, influence.QUESTION, max_new_tokens=12)])
     tokens = [token.id for token in answer.tokens]
     words = [influence.Word(place, True) for place in (3, 9)]
     facts = tiny.adapter.facts
@@ -78,7 +79,7 @@ def test_silencing_is_exactly_one_head_of_one_forward(tiny: VLM) -> None:
     assert torch.stack(got).abs().max() > 1e-3
 
 
-def after(vlm: VLM, prompt: Any, tokens: list[int], place: int, policy: Any) -> float:
+def after(vlm: Local, prompt: Any, tokens: list[int], place: int, policy: Any) -> float:
     """P(tokens[place]) when the policy acts in the last forward alone."""
     from halu.adapters.cache import RowCache
 
@@ -91,9 +92,9 @@ def after(vlm: VLM, prompt: Any, tokens: list[int], place: int, policy: Any) -> 
     return float(torch.softmax(row, -1)[tokens[place]])
 
 
-def test_words_are_placed_on_their_first_token(tiny: VLM) -> None:
+def test_words_are_placed_on_their_first_token(tiny: Local) -> None:
     (one,) = labelled.scenes(1)
-    (answer,) = tiny.generate([tiny.request(one.picture, influence.QUESTION)])
+    (answer,) = tiny.generate([asking(one.picture, influence.QUESTION)])
     found = influence.words(answer, one.names)
     assert found
     for word in found:
@@ -103,7 +104,7 @@ def test_words_are_placed_on_their_first_token(tiny: VLM) -> None:
     assert not any(word.real for word in real)
 
 
-def test_heads_that_read_the_picture_have_influence(tiny: VLM) -> None:
+def test_heads_that_read_the_picture_have_influence(tiny: Local) -> None:
     params, details = influence.find(tiny, labelled.scenes(10), quiet)
     facts = tiny.adapter.facts
     assert len(params["heads"]) == 2
@@ -116,7 +117,7 @@ def test_heads_that_read_the_picture_have_influence(tiny: VLM) -> None:
         influence.find(tiny, nothing, quiet)
 
 
-def test_a_profile_keeps_heads_that_gain(tiny: VLM) -> None:
+def test_a_profile_keeps_heads_that_gain(tiny: Local) -> None:
     asked = labelled.questions(None, 12)
     assert {one.yes for one in asked} == {True, False}
     params, details = profile.find(tiny, "zerotuning", "pairs", asked, quiet)
@@ -126,7 +127,7 @@ def test_a_profile_keeps_heads_that_gain(tiny: VLM) -> None:
     assert list(divmod(int(gains.argmax()), 6)) in params["pairs"]
 
 
-def test_what_is_kept_is_used(tiny: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_used(tiny: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HALLUCINATION_HEADS", {})
     facts = tiny.adapter.facts
     with pytest.raises(Unsupported, match="halu calibrate tiny-llava adhh"):
@@ -152,7 +153,7 @@ def test_what_is_kept_is_used(tiny: VLM, monkeypatch: pytest.MonkeyPatch) -> Non
         hallucination_heads(facts)
 
 
-def test_a_users_pictures_with_coco_annotations(tmp_path: Path, tiny: VLM) -> None:
+def test_a_users_pictures_with_coco_annotations(tmp_path: Path, tiny: Local) -> None:
     written = write(tmp_path / "scenes", 4, 0)
     instances = next(tmp_path.rglob("*instances*.json"))
     found = labelled.annotated(tmp_path / "scenes", instances, 3)
@@ -193,10 +194,10 @@ def test_the_command(halu: Any) -> None:
         assert err.count("\n") == 1
 
 
-def test_true_answers_are_scored_against_the_other(tiny: VLM) -> None:
+def test_true_answers_are_scored_against_the_other(tiny: Local) -> None:
     """Yes and no are two sides: their probabilities add up to one."""
     asked = labelled.questions(None, 4)
-    requests = [tiny.request(one.picture, one.text) for one in asked]
+    requests = [asking(one.picture, one.text) for one in asked]
     prompts = [tiny.adapter.encode(r.messages) for r in requests]
     tokens = profile.answer_tokens(tiny, requests)
     from halu.planning import choose

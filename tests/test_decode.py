@@ -11,12 +11,13 @@ from test_strategies import SAID
 
 from halu.adapters.cache import RowCache
 from halu.decode import Decoder
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.job import Job
 from halu.strategy import strategies
 from halu.testing.random_models import FAMILIES, random_adapter
 from halu.types import Answer, Message, Picture, Request, Sampling, Text
+from halu.vlm import VLM, asking
 
 on_all_families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -24,7 +25,7 @@ on_all_families = pytest.mark.parametrize("family", FAMILIES)
 @pytest.fixture(scope="module")
 def mixture(picture: Any) -> list[Request]:
     """Strategies of every kind; pictures of several sizes, none and two; unequal lengths."""
-    ask = VLM(None).request  # type: ignore[arg-type]
+    ask = asking
     wide, tall, small = picture(150, 60, 1), picture(60, 140, 2), picture(40, 40, 3)
     long = "Please describe this image in detail, the two red dogs and the cat of the man included."
     var, vcd = PARAMS["var"], PARAMS["vcd"]
@@ -48,7 +49,7 @@ def mixture(picture: Any) -> list[Request]:
 @pytest.fixture(scope="module")
 def everything(mixture: list[Request], picture: Any) -> list[Request]:
     """The mixture, and every registered strategy."""
-    ask, image = VLM(None).request, picture(90, 60, 5)  # type: ignore[arg-type]
+    ask, image = Local(None).request, picture(90, 60, 5)  # type: ignore[arg-type]
     return [
         *mixture,
         *(
@@ -74,7 +75,7 @@ def written(vlm: VLM, tokens: Sequence[int]) -> str:
 def test_a_mixed_batch_gives_what_each_gives_alone(
     family: str, everything: list[Request], adapter: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     everything = [one for one in everything if family in ONLY_ON.get(one.strategy or "", FAMILIES)]
     alone, costs = [], []
     for one in everything:
@@ -101,9 +102,9 @@ def test_a_mixed_batch_on_a_gpu_gives_what_the_cpu_gives(
     there = random_adapter(family)
     there.model.to("cuda")
     there.device = torch.device("cuda")
-    together = VLM(there).generate(mixture)
+    together = Local(there).generate(mixture)
     drawn = [index for index, one in enumerate(mixture) if one.sampling.temperature]
-    wanted = VLM(adapter(family)).generate(mixture)
+    wanted = Local(adapter(family)).generate(mixture)
     for index, (mine, theirs) in enumerate(zip(together, wanted, strict=True)):
         if index not in drawn:
             assert ids(mine) == ids(theirs)
@@ -113,13 +114,13 @@ def test_a_mixed_batch_on_a_gpu_gives_what_the_cpu_gives(
 def test_evidence_in_a_mixed_batch_is_that_of_the_request_alone(
     family: str, picture: Any, adapter: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     short = {"text": "a", "max_new_tokens": 4, "evidence": "map"}
     asked = [
-        vlm.request(picture(), strategy="var", params=PARAMS["var"], **short),
-        vlm.request(picture(), strategy="vhr", **short),
-        vlm.request(picture(), **short),
-        vlm.request(picture(150, 60), "A much longer question about the dog", max_new_tokens=4),
+        asking(picture(), strategy="var", params=PARAMS["var"], **short),
+        asking(picture(), strategy="vhr", **short),
+        asking(picture(), **short),
+        asking(picture(150, 60), "A much longer question about the dog", max_new_tokens=4),
     ]
     for mine, one in zip(vlm.generate(asked)[:3], asked, strict=False):
         (theirs,) = vlm.generate([one])
@@ -137,7 +138,7 @@ def test_evidence_in_a_mixed_batch_is_that_of_the_request_alone(
 def test_requests_join_and_leave_while_others_run(
     family: str, mixture: list[Request], adapter: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     alone = [ids(vlm.generate([one])[0]) for one in mixture]
     decoder, done = Decoder(vlm.adapter), {}
     waiting = list(enumerate(mixture))
@@ -161,25 +162,25 @@ def test_requests_join_and_leave_while_others_run(
 
 
 def test_dropping_twice_or_after_the_end_does_nothing(picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     decoder = Decoder(vlm.adapter)
-    first, second = decoder.add([vlm.request(picture(), "a", max_new_tokens=n) for n in (1, 3)])
+    first, second = decoder.add([asking(picture(), "a", max_new_tokens=n) for n in (1, 3)])
     decoder.step()
     decoder.drop(first)
     decoder.drop(second)
     decoder.drop(second)
     assert decoder.jobs == []
     assert ids(first.answer) == ids(vlm.ask(picture(), "a", max_new_tokens=1))
-    (third,) = decoder.add([vlm.request(picture(), "a", max_new_tokens=3)])
+    (third,) = decoder.add([asking(picture(), "a", max_new_tokens=3)])
     while decoder.jobs:
         decoder.step()
     assert ids(third.answer) == ids(vlm.ask(picture(), "a", max_new_tokens=3))
 
 
 def test_a_request_that_cannot_be_planned_adds_none(picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     decoder = Decoder(vlm.adapter)
-    good, bad = (vlm.request(image, "a", strategy="vcd") for image in (picture(), None))
+    good, bad = (asking(image, "a", strategy="vcd") for image in (picture(), None))
     with pytest.raises(Unsupported, match="picture"):
         decoder.add([good, bad])
     assert decoder.jobs == []
@@ -192,7 +193,7 @@ def test_closing_a_stream_frees_its_caches(picture: Any, adapter: Any) -> None:
         return sum(type(thing) is RowCache for thing in gc.get_objects())
 
     before = caches()
-    stream = VLM(adapter("llava")).stream(picture(), "a", strategy="vcd", max_new_tokens=50)
+    stream = Local(adapter("llava")).stream(picture(), "a", strategy="vcd", max_new_tokens=50)
     next(stream)
     assert caches() == before + 1
     stream.close()
@@ -201,11 +202,9 @@ def test_closing_a_stream_frees_its_caches(picture: Any, adapter: Any) -> None:
 
 
 def test_logprobs_are_those_of_the_rule_and_possible(picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     params = {"beta": 0.95}  # hardly any token is left
-    asked = vlm.request(
-        picture(), "a", strategy="vcd", params=params, logprobs=20, max_new_tokens=4
-    )
+    asked = asking(picture(), "a", strategy="vcd", params=params, logprobs=20, max_new_tokens=4)
     run = record(vlm.adapter, asked)
     left = [int(row.isfinite().sum()) for row in run.ruled]
     assert min(left) < 20
@@ -228,7 +227,7 @@ def test_logprobs_are_those_of_the_rule_and_possible(picture: Any, adapter: Any)
 def test_an_end_token_ends_the_answer_and_is_no_part_of_its_text(
     family: str, strategy: str, picture: Any, adapter: Any
 ) -> None:
-    vlm, image = VLM(adapter(family)), picture(90, 60, 3)
+    vlm, image = Local(adapter(family)), picture(90, 60, 3)
     own = {"strategy": strategy, "params": {"beams": 1} if strategy == "beam" else {}}
     own |= {"max_new_tokens": 8}
     plain = vlm.ask(image, "Is there a dog?", **own)
@@ -242,7 +241,7 @@ def test_an_end_token_ends_the_answer_and_is_no_part_of_its_text(
 
 
 def test_every_token_that_was_paid_for_is_in_the_answer(picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     first = ids(vlm.ask(picture(), "a", max_new_tokens=8, strategy="beam"))
     with ending(vlm.adapter, [first[3]]):
         for strategy in ("greedy", "vcd", "beam", "beam+vcd"):
@@ -252,7 +251,7 @@ def test_every_token_that_was_paid_for_is_in_the_answer(picture: Any, adapter: A
 
 @pytest.mark.parametrize("beams", [1, 2, 5])
 def test_beams_end_where_only_the_end_token_is_left(beams: int, picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     params = {"beams": beams, "beta": 1.0, "alpha": 0.0}  # the best token alone is plausible
     first = ids(vlm.ask(picture(), "a", max_new_tokens=1))
     with ending(vlm.adapter, first):
@@ -269,9 +268,9 @@ def test_beams_end_where_only_the_end_token_is_left(beams: int, picture: Any, ad
 def test_beams_of_a_branch_strategy_score_every_hypothesis_on_its_own_tokens(
     family: str, picture: Any, adapter: Any, stock: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     params = {"beams": 3} | PARAMS["vcd"]
-    asked = vlm.request(picture(), "a dog?", strategy="beam+vcd", params=params, max_new_tokens=5)
+    asked = asking(picture(), "a dog?", strategy="beam+vcd", params=params, max_new_tokens=5)
     run = record(vlm.adapter, asked)
     wanted, checked = {}, 0
     for step in run.steps:
@@ -286,14 +285,12 @@ def test_beams_of_a_branch_strategy_score_every_hypothesis_on_its_own_tokens(
 
 
 def test_beams_find_a_likelier_answer_than_greedy(picture: Any, adapter: Any) -> None:
-    vlm, better = VLM(adapter("llava")), 0
+    vlm, better = Local(adapter("llava")), 0
     for seed in range(4):
         image = picture(seed=seed)
         totals = []
         for beams in (1, 8):
-            asked = vlm.request(
-                image, "a", strategy="beam", params={"beams": beams}, max_new_tokens=5
-            )
+            asked = asking(image, "a", strategy="beam", params={"beams": beams}, max_new_tokens=5)
             run = record(vlm.adapter, asked)
             found, rows = (
                 run.tokens,
@@ -316,7 +313,7 @@ def test_beams_find_a_likelier_answer_than_greedy(picture: Any, adapter: Any) ->
 def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(
     strategy: str, picture: Any, adapter: Any
 ) -> None:
-    vlm = VLM(adapter("qwen2_5_vl"))
+    vlm = Local(adapter("qwen2_5_vl"))
     own: dict[str, Any] = {"strategy": strategy, "max_new_tokens": 12}
     for image in (picture(seed=seed) for seed in range(20)):
         whole = vlm.ask(image, "a dog", **own)
@@ -338,7 +335,7 @@ def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(
 
 @on_all_families
 def test_token_spans_tile_the_text(family: str, picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     for seed in range(6):
         answer = vlm.ask(picture(seed=seed), "a", temperature=1.5, seed=seed, max_new_tokens=9)
         assert "".join(token.text for token in answer.tokens) == answer.text
@@ -353,7 +350,7 @@ def test_token_spans_tile_the_text(family: str, picture: Any, adapter: Any) -> N
 def test_a_low_temperature_and_narrow_filters_give_the_best_token(
     picture: Any, adapter: Any
 ) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     greedy = ids(vlm.ask(picture(), "a", max_new_tokens=6))
     for own in (
         {"temperature": 1e-4},
@@ -364,12 +361,10 @@ def test_a_low_temperature_and_narrow_filters_give_the_best_token(
 
 
 def test_a_draw_follows_the_distribution(picture: Any, adapter: Any) -> None:
-    vlm = VLM(adapter("llava"))
-    row = record(vlm.adapter, vlm.request(picture(), "a", max_new_tokens=1)).ruled[0]
+    vlm = Local(adapter("llava"))
+    row = record(vlm.adapter, asking(picture(), "a", max_new_tokens=1)).ruled[0]
     wanted = torch.softmax(row / 0.05, -1)
-    asked = [
-        vlm.request(picture(), "a", max_new_tokens=1, temperature=0.05, seed=s) for s in range(300)
-    ]
+    asked = [asking(picture(), "a", max_new_tokens=1, temperature=0.05, seed=s) for s in range(300)]
     drawn = torch.bincount(
         torch.tensor([ids(answer)[0] for answer in vlm.generate(asked)]), minlength=len(wanted)
     )
@@ -407,7 +402,7 @@ def test_bad_options_get_one_clear_line(
     own: dict[str, Any], says: str, picture: Any, adapter: Any
 ) -> None:
     with pytest.raises(HaluError) as error:
-        VLM(adapter("llava")).ask(picture(), "a", **own)
+        Local(adapter("llava")).ask(picture(), "a", **own)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.status == 400
@@ -418,7 +413,7 @@ def test_bad_options_get_one_clear_line(
 def test_words_that_look_like_an_image_token_are_refused_or_are_words(
     family: str, with_picture: bool, picture: Any, adapter: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     token = vlm.adapter.tokenizer.decode([vlm.adapter.image_token])
     image = picture() if with_picture else None
     try:
@@ -435,7 +430,7 @@ def test_a_conversation_of_several_turns_is_answered(picture: Any, adapter: Any)
         return Message(role=role, content=parts)
 
     for family in FAMILIES:
-        vlm = VLM(adapter(family))
+        vlm = Local(adapter(family))
         messages = (
             turn("system", Text(text="Be brief.")),
             turn("user", Text(text="What is this?"), Picture(image=picture())),

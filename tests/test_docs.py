@@ -38,8 +38,8 @@ MAY_IMPORT = {
         " search strategy types views"
     ),
     "halu.detectors": "errors grounding images layout registry types",
-    "halu.eval": "engine errors images registry scenes types weights",
-    "halu.service": "catalogue engine errors images registry types",
+    "halu.eval": "endpoint engine errors images registry scenes types vlm weights",
+    "halu.service": "catalogue engine errors images registry types vlm",
 }
 # Nobody below these imports them.
 TOP = ("halu.cli", "halu.eval", "halu.service", "halu.decoders", "halu.detectors", "halu.testing")
@@ -55,6 +55,7 @@ ONLY_IN = {
     "triton": ("halu.attention.triton",),
     "open_clip": ("halu.grounding", "halu.training"),
     "fastapi": ("halu.service",),
+    "openai": ("halu.endpoint", "halu.eval.judge"),
 }
 WITHOUT_TORCH = ("halu.types", "halu.errors", "halu.registry", "halu.scenes", "halu.eval")
 

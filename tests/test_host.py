@@ -12,7 +12,7 @@ from recorder import PARAMS
 from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer, pipeline
 
 import halu
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unknown, Unsupported
 from halu.host import disable, enable
 from halu.strategy import strategies
@@ -100,7 +100,7 @@ def generated(model: Any, inputs: Any, **own: Any) -> list[list[int]]:
 
 
 def asked(adapter: Any, text: str, images: list[Any], **own: Any) -> list[int]:
-    answer = VLM(adapter).ask(images, text, max_new_tokens=NEW, **own)
+    answer = Local(adapter).ask(images, text, max_new_tokens=NEW, **own)
     return [token.id for token in answer.tokens]
 
 
@@ -245,7 +245,7 @@ def test_a_plain_call_has_the_rules_row(host: Any, adapter: Any, picture: Any) -
         with enabled(model, processor, "vcd", **PARAMS["vcd"]):
             steered = model(**inputs).logits
         after = model(**inputs).logits
-    answer = VLM(adapter("llava")).ask(
+    answer = Local(adapter("llava")).ask(
         picture(), "Is there a dog?", strategy="vcd", params=PARAMS["vcd"], max_new_tokens=1
     )
     assert int(steered[0, -1].argmax()) == answer.tokens[0].id
@@ -260,7 +260,7 @@ def test_pipelines_and_streamers_work_unchanged(
     model, processor = host("llava")
     pipe = pipeline("image-text-to-text", model=model, processor=processor, device="cpu")
     talk = conversation("Is there a dog?", picture())
-    wanted = VLM(adapter("llava")).ask(
+    wanted = Local(adapter("llava")).ask(
         picture(), "Is there a dog?", strategy="vhr", max_new_tokens=NEW
     )
     own = {"max_new_tokens": NEW, "do_sample": False}

@@ -12,11 +12,12 @@ from halu.adapters import Adapter
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.decode import Decoder
-from halu.engine import VLM
+from halu.engine import Local
 from halu.job import Job
 from halu.search import Pick
 from halu.strategy import Step
 from halu.types import Answer, Request
+from halu.vlm import asking
 
 FAMILIES = ("llava", "qwen2_5_vl")
 
@@ -97,7 +98,7 @@ def ids(answer: Answer | None) -> list[int]:
 
 
 def requests(adapter: Adapter, picture: Any) -> list[Request]:
-    ask = VLM(adapter).request
+    ask = asking
     return [
         ask(picture(60, 90), "Is there a dog?", max_new_tokens=6),
         ask(picture(), "a", strategy="vcd", params=PARAMS["vcd"], max_new_tokens=6),
@@ -110,7 +111,7 @@ def requests(adapter: Adapter, picture: Any) -> list[Request]:
 def test_one_job_fails_and_the_others_go_on(
     family: str, where: str, adapter: Any, picture: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     asked = requests(vlm.adapter, picture)
     alone = [ids(vlm.generate([one])[0]) for one in asked]
     decoder = Decoder(vlm.adapter)
@@ -145,7 +146,7 @@ def test_a_policy_that_fails_in_the_prompt_ends_its_job_alone(
             monkeypatch.setattr(policy, "watch", lambda layer: policy.at("watch"), raising=False)
         return lambda: (policy,)
 
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     asked = requests(vlm.adapter, picture)
     alone = [ids(vlm.generate([one])[0]) for one in asked]
     monkeypatch.setattr(job, "steered", spoiled)
@@ -162,7 +163,7 @@ def test_a_policy_that_fails_in_the_prompt_ends_its_job_alone(
 def test_run_and_generate_raise_what_the_job_raised(
     adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     (asked, *_) = requests(vlm.adapter, picture)
     monkeypatch.setattr(Pick, "advance", BrokenSearch.advance)
     with pytest.raises(Broken, match="search"):
@@ -174,7 +175,7 @@ def test_run_and_generate_raise_what_the_job_raised(
 def test_a_forward_that_fails_leaves_an_empty_decoder_that_works(
     adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     (asked, *_) = requests(vlm.adapter, picture)
     decoder = Decoder(vlm.adapter)
     decoder.add([asked])
@@ -193,7 +194,7 @@ def test_a_forward_that_fails_leaves_an_empty_decoder_that_works(
 def test_prompts_that_cannot_be_read_leave_the_others_running(
     adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     first, second, _ = requests(vlm.adapter, picture)
     decoder = Decoder(vlm.adapter)
     (job,) = decoder.add([first])
@@ -223,9 +224,9 @@ def test_prompts_that_cannot_be_read_leave_the_others_running(
 def test_a_job_knows_how_many_rows_it_may_take(
     strategy: str, params: dict[str, Any], width: int, adapter: Any, picture: Any
 ) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     decoder = Decoder(vlm.adapter)
-    asked = vlm.request(picture(), "a", strategy=strategy, params=params, max_new_tokens=6)
+    asked = asking(picture(), "a", strategy=strategy, params=params, max_new_tokens=6)
     (job,) = decoder.add([asked])
     assert job.width == decoder.width == width
     most = job.count

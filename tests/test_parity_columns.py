@@ -32,7 +32,7 @@ from halu.attention.reference import column_mass
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.constants import ACT_HEADS
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.prompt import Prompt
 from halu.strategy import ModelFacts, proportional
@@ -434,7 +434,7 @@ def test_refusals(
     name: str, params: dict[str, Any], error: type[HaluError], says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error, match=says) as caught:
-        VLM(adapter("llava")).generate([request(picture, name, params)])
+        Local(adapter("llava")).generate([request(picture, name, params)])
     assert "\n" not in str(caught.value)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 import halu
 from halu import aside
 from halu.decoders import agla, halc
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, Unavailable, Unsupported
 from halu.grounding import Box, Relevance, open_matcher
 from halu.grounding.boxes import cut, nested
@@ -33,6 +33,7 @@ from halu.scenes import draw
 from halu.strategy import Step
 from halu.testing.random_models import FAMILIES
 from halu.types import Request, Sampling, question
+from halu.vlm import asking
 
 CROPS = DATA / "crops"
 CASES = json.loads((CROPS / "manifest.json").read_text())["cases"]
@@ -197,7 +198,7 @@ def test_agla_loop_as_released(case: dict[str, Any]) -> None:
 
 def request(image: Any, strategy: str, params: dict[str, Any] | None = None, **own: Any) -> Request:
     text = own.pop("text", "Is there a dog in the image?")
-    return VLM(None).request(image, text, strategy=strategy, params=params or {}, **own)  # type: ignore[arg-type]
+    return asking(image, text, strategy=strategy, params=params or {}, **own)  # type: ignore[arg-type]
 
 
 @on_two_families
@@ -260,7 +261,7 @@ def test_agla_in_somebody_elses_app_needs_the_question(adapter: Any, picture: An
 def test_agla_without_scipy(adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(Unavailable, match=r"scipy.*halu\[clip\]"):
-        VLM(adapter("llava")).generate([request(picture(), "agla")])
+        Local(adapter("llava")).generate([request(picture(), "agla")])
 
 
 # HALC
@@ -600,11 +601,11 @@ def test_halc_says_what_is_wrong(
     params: dict[str, Any], error: type[Exception], says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error, match=says):
-        VLM(adapter("llava")).generate([request(picture(), "halc", params)])
+        Local(adapter("llava")).generate([request(picture(), "halc", params)])
 
 
 def test_halc_refuses_what_it_cannot_do(adapter: Any, picture: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     with pytest.raises(Unsupported, match="one picture"):
         vlm.generate([request([picture(), picture()], "halc")])
     with pytest.raises(Unsupported, match=r"halc.*evidence"):

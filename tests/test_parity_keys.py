@@ -28,7 +28,7 @@ from halu.attention.trace import Trace
 from halu.decoders.caac import CAAC, NONSENSE, Calibrated, evened, factors
 from halu.decoders.fia import on_first_grids, token_sets
 from halu.decoders.sparc import Progress
-from halu.engine import VLM, load
+from halu.engine import Local, load
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.host import disable, enable
 from halu.layout import Grid, ImageSpan, Layout
@@ -744,7 +744,7 @@ def test_refusals(
     name: str, params: dict[str, Any], error: type[HaluError], says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error, match=says) as caught:
-        VLM(adapter("llava")).generate([request(picture, name, params)])
+        Local(adapter("llava")).generate([request(picture, name, params)])
     assert "\n" not in str(caught.value)
 
 
@@ -763,12 +763,12 @@ def test_layers_of_small_models() -> None:
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_a_tower_without_a_class_token_is_refused(family: str, adapter: Any, picture: Any) -> None:
     with pytest.raises(Unsupported, match=r"has no class token\. LLaVA's CLIP"):
-        VLM(adapter(family)).generate([request(picture, "paint")])
+        Local(adapter(family)).generate([request(picture, "paint")])
 
 
 def test_paint_is_fia(adapter: Any, picture: Any) -> None:
     answers = [
-        VLM(adapter("llava")).generate([request(picture, name)])[0] for name in ("fia", "paint")
+        Local(adapter("llava")).generate([request(picture, name)])[0] for name in ("fia", "paint")
     ]
     assert answers[0] == answers[1]
     assert answers[1].strategy.name == "fia"

@@ -24,12 +24,13 @@ from halu.decoders.code import ASK, difference
 from halu.decoders.deco import middle
 from halu.decoders.dola import candidates, distance
 from halu.decoders.glc import GLC, Correct
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.prompt import Prompt
 from halu.strategy import Branch, ModelFacts, Plan, Said, Step, Tap
 from halu.testing.random_models import FAMILIES
 from halu.types import Message, Request, Text, question
+from halu.vlm import asking
 
 LAYERS = DATA / "layers"
 CASES = json.loads((LAYERS / "manifest.json").read_text())["cases"]
@@ -340,7 +341,7 @@ def test_each_picture_has_its_own_words(family: str, adapter: Any, picture: Any)
 
 def request(picture: Any, strategy: str, params: dict[str, Any] | None = None) -> Request:
     own: dict[str, Any] = {"strategy": strategy, "params": params, "max_new_tokens": 5}
-    return VLM(None).request(picture(90, 60, seed=3), "Is there a dog?", **own)  # type: ignore[arg-type]
+    return asking(picture(90, 60, seed=3), "Is there a dog?", **own)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -599,7 +600,7 @@ def test_glc_reaches_something(adapter: Any, stock: Any, picture: Any) -> None:
     """The oracle above is not satisfied by doing nothing: regions, layers and rows differ."""
     chosen, regions = set(), set()
     for seed in range(4):
-        asked = VLM(None).request(  # type: ignore[arg-type]
+        asked = asking(  # type: ignore[arg-type]
             picture(90, 60, seed=seed),
             "Is there a dog?",
             strategy="glc",
@@ -631,9 +632,9 @@ def test_glc_beams_do_not_share_what_they_note(
 
 @pytest.mark.parametrize("family", CHECKED)
 def test_a_batch_says_what_each_says_alone(family: str, adapter: Any, picture: Any) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     asked = [
-        vlm.request(picture(*size, seed=seed), text, strategy=name, params=params, max_new_tokens=4)
+        asking(picture(*size, seed=seed), text, strategy=name, params=params, max_new_tokens=4)
         for seed, (size, text, name, params) in enumerate(
             [
                 ((90, 60), "Is there a dog?", "glc", PARAMS["glc"]),
@@ -700,7 +701,7 @@ def test_refusals(
     name: str, params: dict[str, Any], error: type[HaluError], says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error, match=says) as caught:
-        VLM(adapter("llava")).generate([request(picture, name, params)])
+        Local(adapter("llava")).generate([request(picture, name, params)])
     assert "\n" not in str(caught.value)
 
 
@@ -719,7 +720,7 @@ def test_a_description_that_ends_at_once_leaves_the_place_empty(adapter: Any, pi
     (branch,) = record(mine, asked).plan.extra
     (image,) = branch.prompt.images or (None,)
     assert image is None
-    first = VLM(mine).ask([picture(90, 60, seed=3)], ASK, max_new_tokens=1).tokens[0].id
+    first = Local(mine).ask([picture(90, 60, seed=3)], ASK, max_new_tokens=1).tokens[0].id
     with ending(mine, [first]):
         (branch,) = record(mine, asked).plan.extra
     blind = mine.without_images(mine.encode(asked.messages))

@@ -26,12 +26,13 @@ from halu.attention.steering import Steering
 from halu.constants import HALLUCINATION_HEADS
 from halu.decoders.icd import CONFUSED
 from halu.decoders.vaf import middle
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.prompt import Prompt
 from halu.strategy import ModelFacts, Step
 from halu.testing.random_models import FAMILIES
 from halu.types import Message, Request, Text, question
+from halu.vlm import asking
 
 MORE = DATA / "more"
 CASES = json.loads((MORE / "manifest.json").read_text())["cases"]
@@ -371,7 +372,7 @@ def request(picture: Any, strategy: str, params: dict[str, Any] | None = None) -
     text = "Is there a dog in the image?"
     image = picture(90, 60, seed=3)
     own: dict[str, Any] = {"strategy": strategy, "params": params, "max_new_tokens": 5}
-    return VLM(None).request(image, text, **own)  # type: ignore[arg-type]
+    return asking(image, text, **own)  # type: ignore[arg-type]
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -489,7 +490,7 @@ def test_refusals(
     name: str, params: dict[str, Any], error: type[HaluError], says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error, match=says) as caught:
-        VLM(adapter("llava")).generate([request(picture, name, params)])
+        Local(adapter("llava")).generate([request(picture, name, params)])
     assert "\n" not in str(caught.value)
 
 

@@ -22,12 +22,13 @@ from halu.adapters.runner import Features
 from halu.attention.columns import Columns
 from halu.decode import Decoder
 from halu.decoders.opera import OPERA, Moment, Retrospective
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, Unsupported
 from halu.prompt import Prompt
 from halu.search import Ended
 from halu.testing.random_models import FAMILIES
 from halu.types import Answer, Request, Sampling, question
+from halu.vlm import asking as ask_for
 
 FOLDER = DATA / "opera"
 CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
@@ -226,7 +227,7 @@ def slow_and_real(
     family: str, adapter: Any, stock: Any, image: Any, new: int, ends: list[int], **params: Any
 ) -> tuple[Slow, Any]:
     mine = adapter(family)
-    asking = VLM(mine).request(image, "what", strategy="opera", params=params, max_new_tokens=new)
+    asking = ask_for(image, "what", strategy="opera", params=params, max_new_tokens=new)
     with ending(mine, ends):
         tokens, search = found(mine, asking)
     prompt = mine.encode(asking.messages)
@@ -270,7 +271,7 @@ def test_opera_equals_a_slow_search_that_ends(
     """The end is a token that a beam says."""
     image = picture(40, 40, seed=1)
     own = {**LEANING[family], **own}
-    asking = VLM(adapter(family)).request(image, "what", strategy="opera", params=own)
+    asking = ask_for(image, "what", strategy="opera", params=own)
     asking = asking.model_copy(update={"sampling": Sampling(max_new_tokens=24)})
     tokens, _ = found(adapter(family), asking)
     slow_and_real(family, adapter, stock, image, 24, [tokens[15]], **own)
@@ -382,7 +383,7 @@ def test_columns_are_products_of_rows_also_after_going_back() -> None:
 def test_a_token_costs_one_forward_of_all_candidates(adapter: Any, picture: Any) -> None:
     mine = adapter("llava")
     params = {"beams": 3, "candidates": 4}
-    asking = VLM(mine).request(picture(), "a", strategy="opera", params=params, max_new_tokens=6)
+    asking = ask_for(picture(), "a", strategy="opera", params=params, max_new_tokens=6)
     with counted(mine) as count:
         run = record(mine, asking)
     assert (count.prompts, count.tokens) == (1, 6)
@@ -390,14 +391,14 @@ def test_a_token_costs_one_forward_of_all_candidates(adapter: Any, picture: Any)
 
 
 def test_requests_that_go_back_do_not_meet_others(adapter: Any, picture: Any) -> None:
-    vlm = VLM(adapter("qwen2_5_vl"))
+    vlm = Local(adapter("qwen2_5_vl"))
     own: dict[str, Any] = {"strategy": "opera", "params": NARROW | LEANING["qwen2_5_vl"]}
     asked = [
-        vlm.request(picture(90, 60), "red?", max_new_tokens=40),
-        vlm.request(picture(40, 40), "what", max_new_tokens=30, **own),
-        vlm.request(picture(60, 60), "a", strategy="vcd", params=PARAMS["vcd"], max_new_tokens=30),
-        vlm.request(picture(40, 40), "Is there a dog?", max_new_tokens=26, **own),
-        vlm.request(picture(40, 90), "a", strategy="beam", max_new_tokens=20),
+        ask_for(picture(90, 60), "red?", max_new_tokens=40),
+        ask_for(picture(40, 40), "what", max_new_tokens=30, **own),
+        ask_for(picture(60, 60), "a", strategy="vcd", params=PARAMS["vcd"], max_new_tokens=30),
+        ask_for(picture(40, 40), "Is there a dog?", max_new_tokens=26, **own),
+        ask_for(picture(40, 90), "a", strategy="beam", max_new_tokens=20),
     ]
 
     def said(answers: list[Answer]) -> list[Any]:
@@ -412,10 +413,10 @@ def test_requests_that_go_back_do_not_meet_others(adapter: Any, picture: Any) ->
 
 @pytest.mark.parametrize("first", ["greedy", "opera"])
 def test_the_candidates_memory_is_given_back(first: str, adapter: Any, picture: Any) -> None:
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     asked = [
-        vlm.request(picture(), "a", max_new_tokens=12, strategy="greedy"),
-        vlm.request(picture(), "a", max_new_tokens=5, strategy="opera"),
+        ask_for(picture(), "a", max_new_tokens=12, strategy="greedy"),
+        ask_for(picture(), "a", max_new_tokens=5, strategy="opera"),
     ]
     decoder = Decoder(vlm.adapter)
     decoder.add(asked if first == "greedy" else asked[::-1])
@@ -433,9 +434,7 @@ def test_candidates_are_those_of_the_rule(family: str, adapter: Any, picture: An
     """With a branch strategy: tokens that its rule leaves out are not said."""
     mine = adapter(family)
     params = {**PARAMS["vcd"], "beams": 2, "candidates": 3, "noise": 900}
-    asking = VLM(mine).request(
-        picture(), "a", strategy="opera+vcd", params=params, max_new_tokens=6
-    )
+    asking = ask_for(picture(), "a", strategy="opera+vcd", params=params, max_new_tokens=6)
     run = record(mine, asking)
     said = {tuple(step.tokens): row for step, row in zip(run.steps, run.ruled, strict=True)}
     for n, token in enumerate(run.tokens):
@@ -450,7 +449,7 @@ def test_opera_combines_with_what_can_go_back(strategy: str, adapter: Any, pictu
     mine = adapter("qwen2_5_vl")
     params = {f"{strategy}.{key}": value for key, value in PARAMS.get(strategy, {}).items()}
     own = NARROW | LEANING["qwen2_5_vl"]
-    asking = VLM(mine).request(
+    asking = ask_for(
         picture(40, 40), "what", strategy=f"{strategy}+opera", params=params | own,
         max_new_tokens=26,
     )  # fmt: skip
@@ -481,15 +480,13 @@ def test_what_opera_refuses(
     strategy: str, params: dict[str, Any], error: Any, says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error, match=says):
-        VLM(adapter("llava")).ask(picture(), "a", strategy=strategy, params=params)
+        Local(adapter("llava")).ask(picture(), "a", strategy=strategy, params=params)
 
 
 def test_recording_changes_no_row(adapter: Any, stock: Any, picture: Any) -> None:
     mine = adapter("qwen2_5_vl")
     own = NARROW | LEANING["qwen2_5_vl"]
-    asking = VLM(mine).request(
-        picture(40, 40), "what", strategy="opera", params=own, max_new_tokens=20
-    )
+    asking = ask_for(picture(40, 40), "what", strategy="opera", params=own, max_new_tokens=20)
     run = record(mine, asking)
     prompt = run.plan.main.prompt
     for step in run.steps[::7]:

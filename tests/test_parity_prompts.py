@@ -27,7 +27,7 @@ import halu
 from halu import retrieval
 from halu.conversation import question_of
 from halu.decoders.carve import contrast
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, Unavailable, Unsupported
 from halu.grounding import Box
 from halu.layout import Grid, ImageSpan, Layout
@@ -37,6 +37,7 @@ from halu.retrieval import Found
 from halu.strategy import Branch, Plan, Said, Step
 from halu.testing.random_models import FAMILIES, random_adapter
 from halu.types import Message, Picture, Request, Text, question
+from halu.vlm import asking
 
 PROMPTS = DATA / "prompts"
 CASES = json.loads((PROMPTS / "manifest.json").read_text())["cases"]
@@ -61,7 +62,7 @@ def request(
     **own: Any,
 ) -> Request:
     image = picture(90, 60, seed=3)
-    return VLM(None).request(  # type: ignore[arg-type]
+    return asking(  # type: ignore[arg-type]
         image, text, strategy=strategy, params=params, **({"max_new_tokens": 4} | own)
     )
 
@@ -497,7 +498,7 @@ def test_carve_without_scipy_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(Unavailable, match=r"scipy.*halu\[eval\]"):
-        VLM(adapter("llava")).generate([request(picture, "carve", {"max_steps": 1})])
+        Local(adapter("llava")).generate([request(picture, "carve", {"max_steps": 1})])
 
 
 # ARA
@@ -643,7 +644,7 @@ def test_ara_with_a_detector_looks_up_what_the_question_names(
 def test_ara_wants_one_picture(adapter: Any, picture: Any, shelf: Shelf) -> None:
     messages = question("Differ?", picture(), picture(seed=1))
     with pytest.raises(Unsupported, match="one picture, not 2"):
-        VLM(adapter("llava")).generate([Request(messages=messages, strategy="ara")])
+        Local(adapter("llava")).generate([Request(messages=messages, strategy="ara")])
 
 
 # Together
@@ -652,7 +653,7 @@ def test_ara_wants_one_picture(adapter: Any, picture: Any, shelf: Shelf) -> None
 @pytest.mark.parametrize("joined", ["vdgd+carve", "carve+vdgd"])
 def test_two_parts_cannot_rewrite_the_conversation(joined: str, adapter: Any, picture: Any) -> None:
     with pytest.raises(Unsupported, match="both rewrite"):
-        VLM(adapter("llava")).generate([request(picture, joined, {"carve.max_steps": 1})])
+        Local(adapter("llava")).generate([request(picture, joined, {"carve.max_steps": 1})])
 
 
 @pytest.mark.parametrize("joined", ["carve+icd", "icd+carve"])

@@ -125,7 +125,7 @@ def test_strategies_come_through_the_same_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: Any, picture: Any
 ) -> None:
     """A strategy of another package answers requests by name like our own."""
-    from halu.engine import VLM
+    from halu.engine import Local
 
     text = """
 from halu.strategy import Context, Paper, Plan, Strategy, strategies
@@ -150,7 +150,7 @@ class Foreign(Strategy):
     monkeypatch.setattr(strategies, "_things", dict(strategies._things))
     monkeypatch.setattr(strategies, "_aliases", dict(strategies._aliases))
     assert set(strategies.names()) == {*before, "foreign"}
-    vlm = VLM(adapter("llava"))
+    vlm = Local(adapter("llava"))
     answers = [
         vlm.ask(picture(), "a", strategy=name, max_new_tokens=2) for name in ("foreign", "stranger")
     ]

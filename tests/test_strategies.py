@@ -21,13 +21,14 @@ from halu import aside
 from halu.adapters import Adapter
 from halu.attention import ScoreMap
 from halu.attention.policy import AttentionPolicy
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unknown, Unsupported
 from halu.planning import steered
 from halu.rules import Additive
 from halu.strategy import Branch, Plan, Strategy, keep_main, strategies
 from halu.testing.random_models import FAMILIES
 from halu.types import Answer, Request
+from halu.vlm import VLM, asking
 
 NAMES = strategies.names()
 CHECKED = ("llava", "qwen2_5_vl")
@@ -64,7 +65,7 @@ def request(
     text = own.pop("text", "Is there a dog in the image?")
     own = {"max_new_tokens": STEPS, **own}
     image = None if size is None else picture(*size, seed=seed)
-    return VLM(None).request(image, text, strategy=strategy, params=params, **own)  # type: ignore[arg-type]
+    return asking(image, text, strategy=strategy, params=params, **own)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def where_it_runs(request: pytest.FixtureRequest, adapter: Any, picture: Any) ->
         return
     asked = globals()["request"](picture, name, PARAMS.get(name, {}))
     with pytest.raises(Unsupported, match="no class token"):
-        VLM(adapter(family)).generate([asked])
+        Local(adapter(family)).generate([asked])
     pytest.skip(f"{name} is refused on {family}")
 
 
@@ -313,7 +314,7 @@ def _state(model: torch.nn.Module) -> dict[str, Any]:
 def test_two_requests_token_by_token_do_not_meet(
     family: str, name: str, adapter: Any, picture: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     params = PARAMS.get(name, {})
     asked = [
         request(picture, name, params, seed=1),
@@ -351,7 +352,7 @@ def _last(vlm: VLM, asked: Request) -> Answer:
 def test_the_same_request_gives_the_same_answer_streamed_or_not(
     family: str, name: str, temperature: float | None, adapter: Any, picture: Any
 ) -> None:
-    vlm = VLM(adapter(family))
+    vlm = Local(adapter(family))
     own = {"temperature": temperature, "seed": 5, "max_new_tokens": 5}
     asked = request(picture, name, PARAMS.get(name, {}), **own)
     if temperature and name in ("greedy", "beam", "opera"):
@@ -422,7 +423,7 @@ def test_without_a_picture_it_refuses_or_is_plain(
     asked = request(picture, name, params, size=None)
     if cls_of(name).needs_image:
         with pytest.raises(Unsupported, match=f"{name}.*needs a picture"):
-            VLM(adapter(family)).generate([asked])
+            Local(adapter(family)).generate([asked])
         return
     plain = record(adapter(family), request(picture, size=None))
     mine = record(adapter(family), asked)
@@ -508,7 +509,7 @@ def test_a_pair_works_or_is_refused_with_a_reason(
     params = {
         f"{name}.{key}": value for name in pair for key, value in PARAMS.get(name, {}).items()
     }
-    vlm, answers = VLM(adapter("llava")), []
+    vlm, answers = Local(adapter("llava")), []
     for order in (pair, pair[::-1]):
         asked = request(picture, "+".join(order), params, max_new_tokens=3)
         try:
@@ -618,7 +619,7 @@ def test_bad_strategies_and_parameters(
     name: str, params: dict[str, Any], error: type[HaluError], says: str, adapter: Any, picture: Any
 ) -> None:
     with pytest.raises(error) as caught:
-        VLM(adapter("llava")).generate([request(picture, name, params)])
+        Local(adapter("llava")).generate([request(picture, name, params)])
     assert re.search(says, str(caught.value)), str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.status == 400
@@ -626,12 +627,12 @@ def test_bad_strategies_and_parameters(
 
 def test_parameters_of_several_parts_are_dotted_in_the_answer(adapter: Any, picture: Any) -> None:
     params = {"vcd.alpha": 0.5, "ritual.alpha": 2, "noise": 300}
-    (answer,) = VLM(adapter("llava")).generate([request(picture, "ritual+vcd", params)])
+    (answer,) = Local(adapter("llava")).generate([request(picture, "ritual+vcd", params)])
     found = answer.strategy.params
     assert answer.strategy.name == "ritual+vcd"
     assert (found["vcd.alpha"], found["ritual.alpha"], found["vcd.noise"]) == (0.5, 2, 300)
     again = request(picture, answer.strategy.name, found)
-    assert VLM(adapter("llava")).generate([again]) == [answer]
+    assert Local(adapter("llava")).generate([again]) == [answer]
 
 
 @contextmanager
@@ -681,6 +682,6 @@ def test_a_rule_that_replaces_the_scores_cannot_be_added(adapter: Any, picture: 
         return Plan(ctx.main, (Branch("blank", ctx.main.prompt),), lambda step: -step.main)
 
     with registered(replacing=plan):
-        assert VLM(adapter("llava")).generate([request(picture, "replacing")])
+        assert Local(adapter("llava")).generate([request(picture, "replacing")])
         with pytest.raises(Unsupported, match="replaces the scores"):
-            VLM(adapter("llava")).generate([request(picture, "vcd+replacing")])
+            Local(adapter("llava")).generate([request(picture, "vcd+replacing")])

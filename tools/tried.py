@@ -111,7 +111,7 @@ def refusal(family: str, name: str) -> str:
     """Why these strategies do not run on a family, or nothing."""
     from PIL import Image
 
-    from halu.engine import VLM
+    from halu.engine import Local
     from halu.errors import HaluError
     from halu.types import Request, Sampling, question
 
@@ -126,7 +126,7 @@ def refusal(family: str, name: str) -> str:
         messages=words, strategy=name, params=params, sampling=Sampling(max_new_tokens=2)
     )
     try:
-        VLM(adapter(family)).generate([request])
+        Local(adapter(family)).generate([request])
     except HaluError as error:
         return error.message
     return ""

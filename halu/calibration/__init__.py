@@ -16,7 +16,7 @@ from halu.errors import BadInput, Unsupported
 if TYPE_CHECKING:
     from halu.calibration.labelled import Tell
     from halu.calibration.store import Calibration
-    from halu.engine import VLM
+    from halu.engine import Local
     from halu.strategy import ModelFacts
 
 PROFILED = {"zerotuning": "pairs", "act": "pairs"}
@@ -58,7 +58,9 @@ class Source:
             raise BadInput("--annotations is for adhh.", param="annotations")
 
 
-def calibrate(vlm: VLM, strategy: str, source: Source, *, command: str, tell: Tell) -> Calibration:
+def calibrate(
+    vlm: Local, strategy: str, source: Source, *, command: str, tell: Tell
+) -> Calibration:
     """Run a strategy's calibration.
 
     Raises:

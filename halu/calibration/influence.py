@@ -18,12 +18,13 @@ from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.calibration.labelled import Known, Tell
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import Failed
 from halu.eval.lexicon import words_rules
 from halu.eval.objects import read_caption
 from halu.prompt import Prompt
 from halu.types import Answer, question
+from halu.vlm import asking
 
 QUESTION = "Please describe this image in detail."
 LONGEST = 96
@@ -55,7 +56,7 @@ class Word:
     real: bool
 
 
-def find(vlm: VLM, known: Sequence[Known], tell: Tell) -> tuple[dict[str, Any], dict[str, Any]]:
+def find(vlm: Local, known: Sequence[Known], tell: Tell) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameter `heads`, and the figures behind it.
 
     Raises:
@@ -65,7 +66,7 @@ def find(vlm: VLM, known: Sequence[Known], tell: Tell) -> tuple[dict[str, Any], 
     influence: dict[bool, list[Tensor]] = {True: [], False: []}
     for number, one in enumerate(known):
         tell(number, len(known))
-        request = vlm.request(one.picture, QUESTION, max_new_tokens=LONGEST)
+        request = asking(one.picture, QUESTION, max_new_tokens=LONGEST)
         (answer,) = vlm.generate([request])
         found = words(answer, one.names)
         prompt = vlm.adapter.encode(question(QUESTION, one.picture))

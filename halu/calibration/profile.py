@@ -16,7 +16,7 @@ from halu.adapters import Adapter
 from halu.adapters.cache import RowCache
 from halu.attention.steered import Steered
 from halu.calibration.labelled import Asked, Tell
-from halu.engine import VLM
+from halu.engine import Local
 from halu.errors import Failed
 from halu.eval import yesno
 from halu.planning import choose, steered
@@ -30,7 +30,7 @@ LEAST = 0.5
 
 
 def find(
-    vlm: VLM, strategy: str, param: str, asked: Sequence[Asked], tell: Tell
+    vlm: Local, strategy: str, param: str, asked: Sequence[Asked], tell: Tell
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The heads for the strategy's parameter `param`, and the figures behind it.
 
@@ -69,7 +69,7 @@ def find(
     return {param: [list(pair) for pair in kept]}, details
 
 
-def answer_tokens(vlm: VLM, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+def answer_tokens(vlm: Local, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
     """Token ids with which this model begins to say yes and no.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 from halu import aside
 from halu.attention.policy import AttentionPolicy
 from halu.calibration.labelled import Tell
-from halu.engine import VLM
+from halu.engine import Local
 from halu.types import question
 
 PUBLISHED_TAU = 20.0
@@ -41,7 +41,7 @@ class Peaks(AttentionPolicy):
 
 
 def find(
-    vlm: VLM, pictures: Sequence[Image.Image], tell: Tell
+    vlm: Local, pictures: Sequence[Image.Image], tell: Tell
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters `dimensions` and `tau`, and the figures behind them."""
     seen: list[Tensor] = []

@@ -41,12 +41,13 @@ def ask(
     """
     from halu.cli.models import load_quietly
     from halu.images import open_image
+    from halu.vlm import asking
 
     picture = open_image(image)
     if trace is not None and not trace.parent.is_dir():
         raise BadInput(f"There is no folder {str(trace.parent)!r}.", param="--trace")
     vlm = load_quietly(model, device=device)
-    request = vlm.request(
+    request = asking(
         picture,
         question,
         strategy=strategy,

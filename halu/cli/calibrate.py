@@ -34,10 +34,12 @@ def calibrate(
     """
     from halu import calibration
     from halu.cli.models import load_quietly
+    from halu.engine import Local
 
     source = calibration.Source(n=n, images=images, annotations=annotations, data=data)
     source.check(strategy)
     vlm = load_quietly(model, device=device)
+    assert isinstance(vlm, Local)
     with Bar() as bar:
         found = calibration.calibrate(
             vlm,

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from halu.engine import VLM
+    from halu.vlm import VLM
 
 
 def load_quietly(

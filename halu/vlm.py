@@ -1,0 +1,91 @@
+"""A vision-language model with pluggable decoding strategies, wherever it runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from halu.images import ImageLike, open_image
+from halu.types import Answer, Event, Request, Sampling, checked, question
+
+
+class VLM(ABC):
+    """What `halu.load` returns: answers one question, a stream of tokens, or a batch.
+
+    A backend says how one request is streamed and how several are answered.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name it was loaded by."""
+
+    @abstractmethod
+    def run(self, request: Request) -> Iterator[Event]:
+        """Streams one request; raises what it raises. Closing the iterator frees everything."""
+
+    @abstractmethod
+    def generate_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Answers a batch, yielding (index, answer) as each is done.
+
+        Raises:
+            Exception: what the first request that fails raises; the others are given up.
+        """
+
+    def peak_gpu_memory_mb(self) -> float | None:
+        """Peak memory on the GPU since the last call; None where there is none, or nobody knows."""
+        return None
+
+    def ask(
+        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
+    ) -> Answer:
+        """Asks one question.
+
+        Args:
+            image: a picture, a path to one, several, or none.
+            text: the question.
+            options: `strategy`, `params`, `evidence`, and every field of `halu.types.Sampling`.
+
+        Raises:
+            HaluError: for a request that cannot be answered; the message says what to change.
+        """
+        answer: Answer | None = None
+        for event in self.stream(image, text, **options):
+            answer = event.answer
+        assert answer is not None
+        return answer
+
+    def stream(
+        self, image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any
+    ) -> Iterator[Event]:
+        """Like `ask`, token by token; the last event carries the answer. Closing the iterator frees
+        everything.
+        """
+        return self.run(asking(image, text, **options))
+
+    def generate(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers a batch, each request under its own strategy."""
+        answers = dict(self.generate_each(requests))
+        return [answers[index] for index in range(len(requests))]
+
+
+def asking(image: ImageLike | Sequence[ImageLike] | None, text: str, **options: Any) -> Request:
+    """The request that `VLM.ask` sends.
+
+    Raises:
+        HaluError: for options that do not exist or do not fit.
+    """
+    images = [open_image(one) for one in _several(image)]
+    own = {key: options.pop(key, None) for key in ("strategy", "params", "evidence")}
+    sampling = checked(Sampling, options, "option")
+    given = {key: value for key, value in own.items() if value is not None}
+    return checked(
+        Request, {"messages": question(text, *images), "sampling": sampling, **given}, "option"
+    )
+
+
+def _several(image: ImageLike | Sequence[ImageLike] | None) -> Sequence[ImageLike]:
+    if image is None:
+        return ()
+    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
+        return image
+    return [image]

@@ -1,0 +1,120 @@
+"""A model on a server: what is sent, what is read, and mistakes in one line."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from judging import Bench, serving
+
+import halu
+from halu.errors import BadInput, Failed, Unsupported
+from halu.remote import KEY
+from halu.vlm import VLM, asking
+
+ALL = {"alpha": 0.5, "beta": 0.1}
+
+
+class Server(Bench):
+    """Answers with usage and, if it is a halu server, with the strategy that ran."""
+
+    knows_halu = True
+
+    def answer(self, sent: dict[str, Any], key: str | None) -> tuple[int, bytes]:
+        status, body = super().answer(sent, key)
+        if status != 200:
+            return status, body
+        found = json.loads(body)
+        found["usage"] = {"prompt_tokens": 70, "completion_tokens": 2, "total_tokens": 72}
+        found["choices"][0]["finish_reason"] = "length"
+        if self.knows_halu and "halu" in sent:
+            found["halu"] = {
+                "strategy": {
+                    "name": sent["halu"]["strategy"],
+                    "params": {"alpha": 0.5, "beta": 0.1},
+                },
+                "forwards": 4,
+                "image_tokens": 64,
+            }
+        return 200, json.dumps(found).encode()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(Server(lambda prompt: f"I heard: {prompt}")) as running:
+        assert isinstance(running, Server)
+        yield running
+
+
+@pytest.fixture
+def vlm(server: Server) -> VLM:
+    return halu.load("some-model", backend=server.url)
+
+
+def test_a_plain_question_says_nothing_of_halu(vlm: VLM, server: Server, picture: Any) -> None:
+    (answer,) = vlm.generate([asking(picture(), "Is there a dog?", max_new_tokens=5, seed=7)])
+    assert answer.text == "I heard: Is there a dog?"
+    (sent,) = server.seen
+    assert (sent["model"], sent["max_tokens"], sent["temperature"], sent["seed"]) == (
+        "some-model",
+        5,
+        0.0,
+        7,
+    )
+    assert "halu" not in sent
+    image, text = sent["messages"][0]["content"]
+    assert image["image_url"]["url"].startswith("data:image/png;base64,")
+    assert text == {"type": "text", "text": "Is there a dog?"}
+    assert (answer.strategy.name, answer.finish_reason) == ("greedy", "length")
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (70, 2)
+    assert answer.usage.forwards == 0  # a server that does not tell
+
+
+def test_a_strategy_is_asked_for_and_read_back(vlm: VLM, server: Server) -> None:
+    asked = asking(None, "hello", strategy="vcd", params={"alpha": 0.5})
+    (answer,) = vlm.generate([asked])
+    assert server.seen[0]["halu"] == {"strategy": "vcd", "params": {"alpha": 0.5}}
+    assert answer.strategy.name == "vcd"
+    assert answer.strategy.params == {"alpha": 0.5, "beta": 0.1}
+    assert (answer.usage.forwards, answer.usage.image_tokens) == (4, 64)
+
+
+def test_a_server_that_ignores_strategies_is_found_out(vlm: VLM, server: Server) -> None:
+    server.knows_halu = False
+    with pytest.raises(Unsupported, match="ignored the strategy 'vcd'"):
+        vlm.generate([asking(None, "hello", strategy="vcd")])
+
+
+def test_the_key_comes_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, "secret")
+    halu.load("m", backend=server.url).generate([asking(None, "hello")])
+    assert server.keys == ["Bearer secret"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (400, BadInput, r"refused \(status 400\)"),
+        (404, BadInput, r"refused \(status 404\)"),
+        (401, Failed, "read from HALU_API_KEY"),
+    ],
+)
+def test_refusals(vlm: VLM, server: Server, status: int, kind: type[Exception], said: str) -> None:
+    server.statuses = [status]
+    with pytest.raises(kind, match=said):
+        vlm.generate([asking(None, "hello")])
+
+
+def test_a_busy_server_is_asked_again(vlm: VLM, server: Server) -> None:
+    server.statuses = [503, 429]
+    assert vlm.generate([asking(None, "hello")])[0].text == "I heard: hello"
+    assert len(server.seen) == 3
+
+
+def test_nobody_there() -> None:
+    vlm = halu.load("m", backend="http://127.0.0.1:9/v1")
+    vlm.endpoint._client = vlm.endpoint._client.with_options(max_retries=0)  # type: ignore[attr-defined]
+    with pytest.raises(Failed, match="does not answer"):
+        vlm.generate([asking(None, "hello")])

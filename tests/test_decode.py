@@ -49,7 +49,7 @@ def mixture(picture: Any) -> list[Request]:
 @pytest.fixture(scope="module")
 def everything(mixture: list[Request], picture: Any) -> list[Request]:
     """The mixture, and every registered strategy."""
-    ask, image = Local(None).request, picture(90, 60, 5)  # type: ignore[arg-type]
+    ask, image = asking, picture(90, 60, 5)
     return [
         *mixture,
         *(

@@ -10,6 +10,9 @@ Quirks kept, since they move the last digit: every denominator starts at 0.001, 
 precision and recall rounded to a tenth of a percent, with 0.0001 added to their sum (0.001 if all
 questions are on existence, whose answers are all no). A metric that a split does not have is NaN.
 
+Ours: since only the bare word counts, yes/no questions end in a request for one word, which the
+authors' queries do not have.
+
 The data folder holds the authors' `data` (`annotations.json`, `query/query_all.json`, for
 descriptions also `relation.json` and `safe_words.txt`), the pictures `AMBER_1.jpg` ..., and for
 descriptions NLTK's archives of Punkt, tagger and WordNet.
@@ -64,6 +67,7 @@ ANNOTATIONS = ("annotations.json", "annotations.json.gz")
 _PLACES = ("", "image", "images", "AMBER", "data/image")
 _HINT = f"It must hold AMBER's {ANNOTATIONS[0]}, {QUERIES} and pictures."
 _START = 0.001
+_ONE_WORD = " Please answer this question with one word."
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,22 +194,16 @@ def questions(
 
 def _sample(asked: Entry, told: Entry, words: Words | None) -> Sample:
     split, category = KINDS[told.text("type")]
-    label: str | tuple[str, ...]
-    detail = None
+    name, image, query = asked.text("id"), asked.first("image"), asked.first("query") or ""
     if split == GENERATIVE:
         assert words is not None
-        shown = objects(
-            told.fields.get("truth"), told.fields.get("hallu"), words.associates, told.where
-        )
-        label, detail = shown.truth, Description(shown, words)
-    else:
-        label = told.text("truth")
-        if label not in ("yes", "no"):
-            raise BadInput(f"{told.where}: truth {label!r} is neither yes nor no.")
-    return Sample(
-        asked.text("id"), split, asked.first("image"), asked.first("query") or "", label,
-        category, detail,
-    )  # fmt: skip
+        annotated = told.fields.get("truth"), told.fields.get("hallu")
+        shown = objects(*annotated, words.associates, told.where)
+        return Sample(name, split, image, query, shown.truth, detail=Description(shown, words))
+    label = told.text("truth")
+    if label not in ("yes", "no"):
+        raise BadInput(f"{told.where}: truth {label!r} is neither yes nor no.")
+    return Sample(name, split, image, query + _ONE_WORD, label, category)
 
 
 def _share(

@@ -128,7 +128,7 @@ def _drawn(folder: Path, coco: Coco, seed: int) -> list[int]:
     there = [
         image
         for image in sorted(coco.files)
-        if image in coco.captions and files.has_picture(folder, coco.files[image], PLACES)
+        if image in coco.captions and files.find_picture(folder, coco.files[image], PLACES)
     ]
     if not there:
         raise BadInput(

@@ -76,9 +76,9 @@ def open_picture(folder: Path, name: str, places: Sequence[str]) -> Image.Image:
     return open_image(path)
 
 
-def has_picture(folder: Path, name: str, places: Sequence[str]) -> bool:
-    """Tell whether a picture is in one of the `places`."""
-    return _picture(folder, name, tuple(places)) is not None
+def find_picture(folder: Path, name: str, places: Sequence[str]) -> Path | None:
+    """Find a picture in the first of the `places` that has it."""
+    return _picture(folder, name, tuple(places))
 
 
 @lru_cache(maxsize=16384)

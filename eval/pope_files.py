@@ -69,7 +69,7 @@ class PopeFiles(Pope):
             BadImage: if it is truncated or not a picture.
         """
         name = image.partition("/")[2]
-        return files.open_picture(files.needed(data, "pope", _HINT), name, _places(image))
+        return files.open_picture(files.needed(data, "pope", _HINT), name, places(image))
 
     def score(self, sample: Sample, text: str) -> Score:
         """Read the answer under this benchmark's rule, by both labels where there are two."""
@@ -107,10 +107,11 @@ def _question_files(folder: Path) -> dict[str, Path]:
 def _check_pictures(folder: Path, images: set[str]) -> None:
     for name in sorted({image.partition("/")[0] for image in images}):
         own = [image.partition("/")[2] for image in images if image.startswith(f"{name}/")]
-        files.check_pictures(folder, own, _places(f"{name}/"))
+        files.check_pictures(folder, own, places(f"{name}/"))
 
 
-def _places(image: str) -> list[str]:
+def places(image: str) -> list[str]:
+    """List where a picture may be, by the data set that its id begins with."""
     return [place.format(set=image.partition("/")[0]) for place in _PLACES]
 
 

@@ -36,6 +36,24 @@ def join(questions: Sequence[Sample], replies: Sequence[Reply], partial: bool) -
     return [(sample, found[sample.id]) for sample in questions if sample.id in found]
 
 
+def narrowed(questions: Sequence[Sample], replies: Sequence[Reply]) -> list[Sample]:
+    """Keep the one split of several whose questions the answers fit, by id and what lines tell.
+
+    Where none or more than one fits, all are kept: the answers may be of several.
+    """
+    splits: dict[str, list[Sample]] = {}
+    for sample in questions:
+        splits.setdefault(sample.split, []).append(sample)
+    if len(splits) == 1 or repeated([reply.id or "" for reply in replies]):
+        return list(questions)
+    fitting = []
+    for samples in splits.values():
+        known = {sample.id.rpartition("/")[2]: sample for sample in samples}
+        fits = (reply.id in known and _agrees(known[reply.id], reply) for reply in replies)
+        fitting += [samples] if all(fits) else []
+    return fitting[0] if len(fitting) == 1 else list(questions)
+
+
 def _by_id(questions: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, str] | None:
     """Map question to answer; None where ids clash or point to questions about other things."""
     name = _naming(questions, replies)
@@ -69,7 +87,8 @@ def _naming(questions: Sequence[Sample], replies: Sequence[Reply]) -> Callable[[
     for sample in questions:
         by_id.setdefault(sample.id.rpartition("/")[2], []).append(sample.id)
     splits = {sample.split.rpartition("/")[2]: sample.split for sample in questions}
-    combined = any((reply.id or "") not in by_id and _numbered(reply) for reply in replies)
+    foreign = [_numbered(reply) for reply in replies if reply.id not in by_id]
+    combined = any(numbered is not None and numbered[0] != KINDS[-1] for numbered in foreign)
 
     def name(reply: Reply) -> str | None:
         own = reply.id or ""

@@ -22,7 +22,7 @@ Key = tuple[str, str]
 
 FIRST_RANDOM = 2910
 _KINDS = "|".join(KINDS)
-_FILE = re.compile(rf"(?:([a-z0-9]+)_)?pope_({_KINDS})\.jsonl?(?:\.gz)?", re.IGNORECASE)
+_FILE = re.compile(rf"(?:([a-z0-9]+)_)?pope_(?:seem_)?({_KINDS})\.jsonl?(?:\.gz)?", re.IGNORECASE)
 _REPOPE = re.compile(rf"(?:([a-z0-9]+)_)?repope_({_KINDS})\.jsonl?(?:\.gz)?", re.IGNORECASE)
 
 

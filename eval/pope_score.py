@@ -16,7 +16,7 @@ from halu.eval.answers import Reply, read_replies
 from halu.eval.benchmark import Sample, benchmarks
 from halu.eval.pope import KINDS, asked_object
 from halu.eval.pope_files import PopeFiles
-from halu.eval.pope_join import join
+from halu.eval.pope_join import join, narrowed
 from halu.eval.pope_questions import (
     Key,
     generations,
@@ -44,7 +44,7 @@ class PopeScorer:
     def read(self, given: Given, rules: Sequence[str]) -> Reading:
         """Read and join; PAI's files carry their labels and need no questions."""
         replies = read_replies(given.answers)
-        questions = _questions(given) or _labelled(replies)
+        questions = narrowed(_questions(given), replies) or _labelled(replies)
         pope = benchmarks.get("pope")
         assert isinstance(pope, PopeFiles)
         joined = join(questions, replies, given.partial)

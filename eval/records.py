@@ -45,11 +45,11 @@ class Entry:
         return None if found is None else self.text(found)
 
 
-def read_text(path: Path) -> str:
-    """Read a text file, also one that gzip compressed.
+def unpacked(path: Path) -> bytes:
+    """Read a file's contents, also of one that gzip compressed.
 
     Raises:
-        BadInput: if it cannot be read, is not text, or is a pickle.
+        BadInput: if it cannot be read or is a pickle.
     """
     try:
         data = path.read_bytes()
@@ -58,12 +58,22 @@ def read_text(path: Path) -> str:
                 f"{path} is a pickle, and loading one runs what its author wrote.",
                 hint="Give the JSON files that it was made from.",
             )
-        if data.startswith(_GZIPPED):
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        return gzip.decompress(data) if data.startswith(_GZIPPED) else data
+    except (OSError, EOFError, zlib.error) as error:
         told = getattr(error, "strerror", None) or error
         raise BadInput(f"{path} cannot be read: {told}.") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, also one that gzip compressed.
+
+    Raises:
+        BadInput: if it cannot be read, is not text, or is a pickle.
+    """
+    try:
+        return unpacked(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} cannot be read: {error}.") from error
 
 
 def read_json(path: Path) -> Any:

@@ -161,6 +161,19 @@ def test_clashing_ids_are_settled_by_picture_and_object(tmp_path: Path) -> None:
         score("pope", Given(lines(tmp_path / "a.jsonl", both), folder))
 
 
+def test_a_folder_is_narrowed_to_the_one_split_that_was_answered(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    lines(folder / "coco_pope_random.json", QUESTIONS)
+    other = [q | {"text": q["text"].replace("cat", "bus")} for q in QUESTIONS]
+    lines(folder / "coco_pope_popular.json", other)
+    path = answers(tmp_path / "a.jsonl", RIGHT)
+    assert list(score("pope", Given(path, folder)).splits) == ["coco/random"]
+    entries = [{"question_id": q["question_id"], "text": "Yes"} for q in QUESTIONS]
+    with pytest.raises(BadInput, match="could be several questions"):
+        score("pope", Given(lines(path, entries), folder))
+
+
 def test_llavas_combined_file(tmp_path: Path) -> None:
     """Ids of three ranges; its question file has no labels, and other positions than ours."""
     folder = tmp_path / "coco"

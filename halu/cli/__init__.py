@@ -18,9 +18,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-from halu.cli import ask, bench, calibrate, listing, score, tune, world  # noqa: E402
+from halu.cli import ask, bench, calibrate, data, listing, score, tune, world  # noqa: E402
 
-for module in (ask, bench, tune, score, calibrate, listing, world):
+for module in (ask, bench, tune, score, data, calibrate, listing, world):
     module.add_to(app)
 
 

@@ -8,8 +8,9 @@ from PIL import Image
 
 from halu.errors import Failed
 from halu.eval.backends import Memory
-from halu.eval.benchmark import Benchmark, Sample
+from halu.eval.benchmark import Benchmark, Sample, Score
 from halu.eval.cache import Cache
+from halu.eval.judge import score_all
 from halu.eval.plan import Arm, Plan, Source, sampling
 from halu.eval.store import Row
 from halu.types import Answer, Generate, Request, question
@@ -68,7 +69,10 @@ def answered(
         cache.keep(batch.source, [(asked.request, asked.answer) for asked in fresh])
     each = seconds / max(sum(not asked.cached for asked in found), 1)
     peak = memory()
-    return [_row(batch, asked, each, peak) for asked in found]
+    scores = score_all(batch.benchmark, batch.samples, [asked.answer.text for asked in found])
+    return [
+        _row(batch, asked, score, each, peak) for asked, score in zip(found, scores, strict=True)
+    ]
 
 
 def _ask(requests: list[Request], generate: Generate) -> list[Answer]:
@@ -112,9 +116,8 @@ def _request(batch: Batch, sample: Sample, plan: Plan, picture: Picture | None) 
     )
 
 
-def _row(batch: Batch, asked: _Asked, seconds: float, peak: float | None) -> Row:
+def _row(batch: Batch, asked: _Asked, score: Score, seconds: float, peak: float | None) -> Row:
     sample, answer = asked.sample, asked.answer
-    score = batch.benchmark.score(sample, answer.text)
     words = asked.request.messages[-1].content[-1]
     return Row(
         model=batch.source.label,
@@ -123,6 +126,7 @@ def _row(batch: Batch, asked: _Asked, seconds: float, peak: float | None) -> Row
         split=sample.split,
         category=sample.category,
         image_id=sample.image,
+        cluster=sample.cluster,
         picture=asked.picture.digest if asked.picture else None,
         arm=batch.arm.label,
         repeat=batch.repeat,

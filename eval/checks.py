@@ -40,7 +40,7 @@ class Watch:
     def __init__(self, chosen_limit: bool = False) -> None:
         self._chosen_limit = chosen_limit
         self._seen: dict[tuple[str, str, str], _Seen] = {}
-        self._names: dict[tuple[str, str], str] = {}  # (benchmark, picture) -> image id
+        self._names: dict[tuple[str, str, str], str] = {}  # (benchmark, split, picture) -> id
 
     def look(self, rows: Iterable[Row]) -> None:
         """Take rows in.
@@ -63,7 +63,7 @@ class Watch:
     def _same_picture(self, row: Row) -> None:
         if row.picture is None or row.image_id is None:
             return
-        name = self._names.setdefault((row.benchmark, row.picture), row.image_id)
+        name = self._names.setdefault((row.benchmark, row.split, row.picture), row.image_id)
         if name != row.image_id:
             raise _stopped(f"{row.benchmark}: {name} and {row.image_id} are the same picture")
 

@@ -5,25 +5,20 @@ a hash of everything that was sent, so that scoring again costs nothing and give
 What is asked, and how a rating is read out of the reply, is up to the benchmark.
 """
 
-import base64
 import hashlib
-import io
 import json
 import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from halu.errors import BadInput, Failed, HaluError, Unavailable
+from halu.endpoint import Endpoint, data_uri
+from halu.errors import BadInput, HaluError
 from halu.eval.benchmark import Benchmark, Sample, Score
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 KEY = "HALU_JUDGE_KEY"
 """Environment variable with the endpoint's key; servers of one's own need none."""
@@ -59,12 +54,10 @@ class Judge:
         parallel: int = PARALLEL,
         retries: int = RETRIES,
     ) -> None:
-        self.url = url.rstrip("/")
+        self.endpoint = Endpoint(url, key=key, who="judge", retries=retries, seconds=TIMEOUT)
         self.model = model
         self.cache = cache
-        self.key = key
         self.parallel = parallel
-        self._client = _client(self.url, os.environ.get(key), retries)
         self._free = threading.BoundedSemaphore(parallel)
 
     def ask(self, prompt: str, picture: Image.Image | None = None) -> str:
@@ -80,7 +73,10 @@ class Judge:
         with self._free:
             reply = self._reply(sent)
         if place is not None:
-            _keep(place, {"url": self.url, "model": self.model, "prompt": prompt, "reply": reply})
+            _keep(
+                place,
+                {"url": self.endpoint.url, "model": self.model, "prompt": prompt, "reply": reply},
+            )
         return reply
 
     def ask_all(self, prompts: Sequence[str]) -> list[str]:
@@ -93,7 +89,7 @@ class Judge:
     def _request(self, prompt: str, picture: Image.Image | None) -> dict[str, Any]:
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         if picture is not None:
-            content.append({"type": "image_url", "image_url": {"url": _data_uri(picture)}})
+            content.append({"type": "image_url", "image_url": {"url": data_uri(picture)}})
         asked = prompt if picture is None else content
         return {
             "model": self.model,
@@ -105,27 +101,11 @@ class Judge:
     def _place(self, sent: dict[str, Any]) -> Path | None:
         if self.cache is None:
             return None
-        told = json.dumps([self.url, sent], sort_keys=True)
+        told = json.dumps([self.endpoint.url, sent], sort_keys=True)
         return self.cache / f"{hashlib.sha256(told.encode()).hexdigest()}.json"
 
     def _reply(self, sent: dict[str, Any]) -> str:
-        from openai import APIConnectionError, APIError, APIStatusError
-
-        try:
-            found = self._client.chat.completions.create(**sent)
-            return found.choices[0].message.content or ""
-        except APIConnectionError as error:
-            raise Failed(f"The judge at {self.url} does not answer: {error}.") from error
-        except APIStatusError as error:
-            hint = f"Its key is read from {self.key}." if error.status_code in (401, 403) else ""
-            said = " ".join(str(error.message).split())[:200]
-            raise Failed(
-                f"The judge at {self.url} refused (status {error.status_code}): {said}.", hint=hint
-            ) from error
-        except (APIError, AttributeError, IndexError, TypeError, ValueError) as error:
-            raise Failed(
-                f"The judge at {self.url} answered with something else than a chat completion."
-            ) from error
+        return str(self.endpoint.complete(**sent).choices[0].message.content or "")
 
 
 @runtime_checkable
@@ -164,20 +144,6 @@ def score_all(benchmark: Benchmark, samples: Sequence[Sample], texts: Sequence[s
         return [benchmark.score(*each) for each in zip(samples, texts, strict=True)]
     with ThreadPoolExecutor(PARALLEL) as pool:  # the judge itself bounds what is on its way
         return list(pool.map(benchmark.score, samples, texts))
-
-
-def _client(url: str, key: str | None, retries: int) -> "OpenAI":
-    if find_spec("openai") is None:
-        raise Unavailable("A judge needs the package openai.", hint="pip install 'halu[eval]'")
-    from openai import OpenAI
-
-    return OpenAI(base_url=url, api_key=key or "none", max_retries=retries, timeout=TIMEOUT)
-
-
-def _data_uri(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _kept(place: Path) -> str:

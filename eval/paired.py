@@ -79,7 +79,7 @@ def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:
     """
     images: dict[str, dict[int, list[Mapping[str, int]]]] = {}
     for row in rows:
-        repeats = images.setdefault(row.image_id or f"no image: {row.id}", {})
+        repeats = images.setdefault(row.cluster or row.image_id or f"no image: {row.id}", {})
         repeats.setdefault(row.repeat, []).append(row.counts)
     return [
         [sum(column) for column in zip(*map(benchmark.tally, repeats.values()), strict=True)]

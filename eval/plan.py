@@ -75,7 +75,7 @@ class Plan(Record):
     top_p: float = Field(1.0, gt=0, le=1)
     suffix: str | None = Field(None, description="After each question; none means the benchmark's.")
     half: Half | None = Field(None, description="Only samples of this half of the pictures.")
-    judge: str | None = Field(None, description="Who judges answers that no rule can read.")
+    judge: str | None = Field(None, description="Model and URL that score open answers.")
     command: str = ""
 
     @field_validator("models")

@@ -17,6 +17,7 @@ from halu.eval.backends import Backend, Opener
 from halu.eval.benchmark import Benchmark, Sample, benchmarks
 from halu.eval.cache import Cache
 from halu.eval.checks import Watch, distinct
+from halu.eval.judge import Judge, seated
 from halu.eval.plan import BASELINE, Arm, Plan, Source, half_of, image_ids, manifest, suite
 from halu.eval.store import Key, Row, Store
 from halu.eval.workers import in_order
@@ -45,6 +46,7 @@ def run(
     resume: bool = False,
     keep_going: bool = False,
     cache: Cache | None = None,
+    judge: Judge | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Answer and score everything in `plan`, into the folder `out`.
@@ -56,13 +58,14 @@ def run(
         resume: continue; rows that are there are not answered again.
         keep_going: do not stop where `checks` would.
         cache: answers that are known from other runs.
+        judge: scores the benchmarks that need one.
         progress: told at the start and after every batch.
 
     Raises:
         BadInput: before any question is asked, if data or folder cannot be used.
         Failed: if a check stops the run.
     """
-    work = work_of(plan)
+    work = work_of(plan, judge)
     record = manifest(plan, [suite(benchmark, samples, plan) for benchmark, samples in work])
     total = sum(len(samples) for _, samples in work) * len(plan.arms()) * plan.repeats
     total *= len(plan.models)
@@ -81,13 +84,13 @@ def run(
                 watch.look(rows)
 
 
-def work_of(plan: Plan) -> Work:
+def work_of(plan: Plan, judge: Judge | None = None) -> Work:
     """List the samples of every benchmark in a run.
 
     Raises:
-        BadInput: for data that cannot be used.
+        BadInput: for data that cannot be used, or a benchmark without the judge that it needs.
     """
-    chosen = [benchmarks.get(name) for name in dict.fromkeys(plan.benchmarks)]
+    chosen = [seated(benchmarks.get(name), judge) for name in dict.fromkeys(plan.benchmarks)]
     work = [(benchmark, samples_of(benchmark, plan)) for benchmark in chosen]
     for benchmark, samples in work:
         distinct(samples, benchmark.name)

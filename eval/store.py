@@ -20,7 +20,9 @@ from halu.eval.plan import FORMAT, Manifest, differences
 from halu.types import Record
 
 RUN, ROWS, SUMMARY, PAGE = "run.json", "rows.jsonl", "summary.json", "report.html"
-IMAGES = "images"
+IMAGES, JUDGED = "images", "judge"
+_OURS = frozenset({"run.json.partial", IMAGES, JUDGED})
+"""What a run killed at its start may have left."""
 _PARTIAL = "run.json.partial"
 
 
@@ -38,6 +40,7 @@ class Row(Record):
     split: str
     category: str | None = None
     image_id: str | None
+    cluster: str | None = None
     picture: str | None = None
     arm: str
     repeat: int = 0
@@ -236,9 +239,7 @@ def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is not a folder.", param="out")
     others = (
-        sorted(p.name for p in folder.iterdir() if p.name not in (_PARTIAL, IMAGES))
-        if folder.exists()
-        else []
+        sorted(p.name for p in folder.iterdir() if p.name not in _OURS) if folder.exists() else []
     )
     if others:
         raise BadInput(

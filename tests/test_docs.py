@@ -55,7 +55,7 @@ ONLY_IN = {
     "triton": ("halu.attention.triton",),
     "open_clip": ("halu.grounding", "halu.training"),
     "fastapi": ("halu.service",),
-    "openai": ("halu.endpoint", "halu.eval.judge"),
+    "openai": ("halu.endpoint",),
 }
 WITHOUT_TORCH = ("halu.types", "halu.errors", "halu.registry", "halu.scenes", "halu.eval")
 

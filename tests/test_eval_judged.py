@@ -14,7 +14,12 @@ from halu.errors import BadInput
 from halu.eval.benchmark import Benchmark, benchmarks
 from halu.eval.judge import Judge, Judged, score_all, seated
 from halu.eval.mmhal import rated as mmhal_rated
+from halu.eval.plan import Plan, Source
+from halu.eval.played import played
+from halu.eval.run import run
 from halu.eval.score import Given, score
+from halu.eval.store import JUDGED, read_manifest, read_rows
+from halu.eval.summary import summarise
 from halu.eval.vallu import ASPECTS
 from halu.eval.vallu import rated as vallu_rated
 
@@ -46,7 +51,8 @@ VALLU = [
 def mmhal(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     for item in MMHAL:
-        Image.new("RGB", (8, 8)).save(tmp_path / "images" / str(item["image_src"]).split("/")[-1])
+        name = str(item["image_src"]).split("/")[-1]
+        Image.new("RGB", (8, 8), (0, 0, 80 * int(name[0]))).save(tmp_path / "images" / name)
     (tmp_path / "response_template.json").write_text(json.dumps(MMHAL, indent=2))
     (tmp_path / "eval_gpt4.py").write_text(
         "import nowhere\ntemplate = '''Objects {}\nAsked {}\nHuman {}\nModel {}'''\n"
@@ -246,3 +252,20 @@ def test_faulty_saved_replies(tmp_path: Path, name: str, rows: list[Any], messag
     answers.write_text(json.dumps(rows))
     with pytest.raises(BadInput, match=message):
         score(name, Given(answers))
+
+
+def test_a_run_has_its_answers_rated_and_keeps_the_replies(mmhal: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    wanted = Plan(models=(Source(name="m"),), benchmarks=("mmhal",), data=mmhal, judge="j at there")
+    with pytest.raises(BadInput, match="--judge URL"):
+        run(wanted, played(lambda request: "A dog."), out)
+    assert not out.exists()
+    with serving(Bench(lambda prompt: "Rating: 4")) as bench:
+        judge = Judge(bench.url, "j", cache=out / JUDGED)
+        run(wanted, played(lambda request: "A dog."), out, judge=judge)
+        asked = len(bench.seen)
+    rows = read_rows(out)
+    assert len(rows) == len(MMHAL)
+    assert 0 < asked == len(list((out / JUDGED).iterdir()))
+    (result,) = summarise(read_manifest(out), rows).results
+    assert result.metrics["score"].value == 4.0

@@ -36,6 +36,8 @@ def bench(
     backend: options.Backends = None,
     workers: options.Workers = 1,
     cache: options.CacheFile = None,
+    judge: options.JudgeUrl = None,
+    judge_model: options.JudgeModel = "default",
     keep_going: options.KeepGoing = False,
     resume: options.Resume = False,
 ) -> None:
@@ -62,14 +64,19 @@ def bench(
         "temperature": temperature,
         "top_p": top_p,
         "suffix": suffix,
+        "judge": judge and f"{judge_model} at {judge}",
         "command": shlex.join(["halu", *sys.argv[1:]]),
     }
-    _run(values, out, resume=resume, keep_going=keep_going, cache=cache)
+    how: dict[str, Any] = {"resume": resume, "keep_going": keep_going}
+    if judge:
+        from halu.eval.judge import Judge
+        from halu.eval.store import JUDGED
+
+        how["judge"] = Judge(judge, judge_model, cache=out / JUDGED)
+    _run(values, out, cache, how)
 
 
-def _run(
-    values: dict[str, Any], out: Path, *, resume: bool, keep_going: bool, cache: Path | None
-) -> None:
+def _run(values: dict[str, Any], out: Path, cache: Path | None, how: dict[str, Any]) -> None:
     plan_of, run, show = evaluation()
     from halu.cli.models import load_quietly
     from halu.eval.cache import Cache
@@ -77,7 +84,6 @@ def _run(
 
     plan = checked(plan_of, values, "option")
     opened = opening(load_quietly, plan.workers)
-    how = {"resume": resume, "keep_going": keep_going}
     with Bar() as bar, Cache(cache) if cache else nullcontext() as answers:
         run(plan, opened, out, **how, cache=answers, progress=bar.of_run)
     if answers and answers.found:

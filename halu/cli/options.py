@@ -37,6 +37,10 @@ Workers = Annotated[int, typer.Option(help="Batches answered at the same time.")
 CacheFile = Annotated[
     Path | None, typer.Option("--cache", help="File that keeps answers between runs.")
 ]
+JudgeUrl = Annotated[
+    str | None, typer.Option("--judge", help="Endpoint of the model that scores open answers.")
+]
+JudgeModel = Annotated[str, typer.Option(help="Its name there.")]
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Do not stop where answers look wrong.")
 ]

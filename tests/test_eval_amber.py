@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from halu.errors import BadInput
@@ -72,10 +74,10 @@ def test_official_figures_of_the_verified_answers(part: str) -> None:
 @needs_shared
 def test_halu_score_gives_the_verified_figures() -> None:
     known = json.loads((DATA / "expected.json").read_text())["amber_discriminative_synthetic"]
-    given = Given(
+    files = Given(
         DATA / "amber" / "responses_discriminative_synthetic.json", annotations=(DATA / "amber",)
     )
-    scored = score("amber", given)
+    scored = score("amber", files)
     assert scored.n == 14216
     for split in ("existence", "attribute", "relation"):
         metrics = scored.splits[split]["amber-exact"].metrics
@@ -229,9 +231,9 @@ def test_descriptions_are_read_with_nltk_from_a_folder(folder: Path, wordnet: Pa
     found = benchmarks.get("amber").score(sample, "Two dogs run. A car is near the dogs.")
     assert [mark.name for mark in found.marks] == ["dog", "car", "dog"]
     assert [mark.start for mark in found.marks] == [4, 16, 32]
-    given = folder / "answers.json"
-    given.write_text(json.dumps([{"id": 1, "response": "The sky. A car."}]))
-    scored = score("amber", Given(given, annotations=(folder,)))
+    answers = folder / "answers.json"
+    answers.write_text(json.dumps([{"id": 1, "response": "The sky. A car."}]))
+    scored = score("amber", Given(answers, annotations=(folder,)))
     metrics = scored.rules["amber-exact"].metrics
     assert metrics["chair"] == pytest.approx(1 / 2.001)
     assert metrics["cover"] == pytest.approx(1 / 3.001)
@@ -299,3 +301,48 @@ def test_a_faulty_answer_file(folder: Path, answers: list[object], message: str)
         score("amber", Given(path, annotations=(folder / "annotations.json",)))
     with pytest.raises(BadInput, match="--annotations with AMBER"):
         score("amber", Given(path))
+
+
+def _by_lists(named: list[str], shown: Objects, safe: str) -> dict[str, int]:
+    """Count as the definition reads, with lists: associates first, then the words themselves."""
+    known = {*RELATION, *(word for row in RELATION.values() for word in row), safe}
+
+    def owners(words: tuple[str, ...]) -> list[tuple[str, int]]:
+        rows = [(other, at) for at, word in enumerate(words) for other in RELATION[word]]
+        return rows + [(word, at) for at, word in enumerate(words)]
+
+    covered, lured, wrong = set(), set(), 0
+    kept = [name for name in named if name in known]
+    for name in kept:
+        there = [at for word, at in owners(shown.truth) if word == name]
+        lures = [at for word, at in owners(shown.lures) if word == name]
+        if name != safe and there:
+            covered.add(there[0])
+        elif name != safe:
+            lured |= set(lures[:1])
+            wrong += 1
+    return {
+        "captions": 1,
+        "captions_wrong": int(wrong > 0),
+        "mentions": len(kept),
+        "mentions_wrong": wrong,
+        "truth": len(shown.truth),
+        "covered": len(covered),
+        "lures": len(shown.lures),
+        "lured": len(lured),
+    }
+
+
+_OBJECTS = st.lists(st.sampled_from(sorted(RELATION)), max_size=4).map(tuple)
+_NAMED = st.lists(
+    st.sampled_from([*RELATION, "puppy", "kitten", "animal", "floor", "light", "spoon"]), max_size=8
+)
+
+
+@given(_OBJECTS, _OBJECTS, _NAMED)
+def test_descriptions_are_counted_as_defined(
+    truth: tuple[str, ...], lures: tuple[str, ...], named: list[str]
+) -> None:
+    shown = Objects(truth, lures)
+    found = Description(shown, words()).score(" ".join(named))
+    assert found.counts == _by_lists(named, shown, "light")

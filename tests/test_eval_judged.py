@@ -1,6 +1,7 @@
 """MMHal-Bench and VaLLu: official files in, the judge's replies read as their scripts do."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,14 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "mmhal",
         lambda folder: (folder / "response_template.json").unlink(),
         "no response_template.json in",
+    ),
+    "two scripts": (
+        "mmhal",
+        lambda folder: (
+            shutil.copytree(folder / "images", folder / "b")
+            and (folder / "b" / "eval_gpt4.py").write_text("template = ''")
+        ),
+        r"Two files are eval_gpt4\.py: .*b/eval_gpt4\.py and",
     ),
     "no script": ("mmhal", lambda folder: (folder / "eval_gpt4.py").unlink(), "no eval_gpt4.py in"),
     "script without text": ("mmhal", _written("eval_gpt4.py", "a = 1"), "sets no text 'template'"),

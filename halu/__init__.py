@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halu.catalogue import available
+    from halu.detector import detect
     from halu.engine import load
     from halu.host import disable, enable
     from halu.vlm import VLM
 
 __version__ = "0.1.0"
 
-__all__ = ["VLM", "__version__", "available", "disable", "enable", "load"]
+__all__ = ["VLM", "__version__", "available", "detect", "disable", "enable", "load"]
 
 _HOMES = {
     "VLM": "halu.vlm",
@@ -24,6 +25,7 @@ _HOMES = {
     "enable": "halu.host",
     "disable": "halu.host",
     "available": "halu.catalogue",
+    "detect": "halu.detector",
 }
 
 

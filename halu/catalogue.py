@@ -45,7 +45,18 @@ def _strategies() -> list[dict[str, Any]]:
 
 
 def _detectors() -> list[dict[str, Any]]:
-    return []
+    from halu.detector import detectors
+
+    return [
+        {
+            "name": detector.name,
+            "kind": detector.kind,
+            "summary": (detector.__doc__ or "").strip().split("\n")[0],
+            "paper": {"arxiv": detector.paper},
+            "params": detector.Params.model_json_schema(),
+        }
+        for detector in detectors
+    ]
 
 
 def _benchmarks() -> list[dict[str, Any]]:

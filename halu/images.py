@@ -6,6 +6,7 @@ is applied, metadata and further frames are dropped. Messages never carry a deco
 
 import io
 import warnings
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import IO
@@ -53,6 +54,15 @@ def open_image(source: ImageLike) -> Image.Image:
     _check_bytes(path.stat().st_size, repr(str(path)))
     with path.open("rb") as file:
         return _decoded(file, repr(str(path)))
+
+
+def open_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
+    """Checked pictures: one, several, or none."""
+    if source is None:
+        return []
+    if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
+        return [open_image(one) for one in source]
+    return [open_image(source)]
 
 
 def _decoded(file: IO[bytes], what: str) -> Image.Image:

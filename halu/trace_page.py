@@ -2,13 +2,14 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from halu.types import Answer, Token
+from halu.types import Answer, Finding, Token
 
 SIDE = 640
 """The picture is shown at most this wide."""
@@ -29,18 +30,18 @@ def write(path: Path, picture: Image.Image, question: str, answer: Answer, model
 
 
 def words(answer: Answer) -> list[dict[str, Any]]:
-    """The answer's words, each with the evidence of its tokens: means, and heat summed over its
-    tokens.
+    """The answer's words, each with the evidence of its tokens (means, and heat summed) and what
+    detectors found there.
     """
     groups: list[list[Token]] = []
     for token in answer.tokens:
         if token.stop > token.start and token.evidence is not None:
             starts_word = token.text[:1].isspace() or not groups
             groups.append([token]) if starts_word else groups[-1].append(token)
-    return [_word(group) for group in groups]
+    return [_word(group, answer.findings) for group in groups]
 
 
-def _word(tokens: list[Token]) -> dict[str, Any]:
+def _word(tokens: list[Token], findings: Sequence[Finding]) -> dict[str, Any]:
     evidence = [token.evidence for token in tokens if token.evidence is not None]
     looks = [seen.look[0] for seen in evidence if seen.look]
     heat = [sum(values) for values in zip(*(look.values for look in looks), strict=True)]
@@ -55,6 +56,11 @@ def _word(tokens: list[Token]) -> dict[str, Any]:
         "rows": looks[0].rows if looks else 0,
         "columns": looks[0].columns if looks else 0,
         "heat": [round(value, 5) for value in heat],
+        "findings": [
+            {"detector": one.detector, "score": round(one.score, 2), "reason": one.reason}
+            for one in findings
+            if one.start < tokens[-1].stop and tokens[0].start < one.stop
+        ],
     }
 
 

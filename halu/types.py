@@ -5,6 +5,7 @@ Everything is frozen and refuses unknown keys. A `Request` is complete: the same
 same answer.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     SkipValidation,
     ValidationError,
     field_validator,
@@ -205,9 +207,14 @@ class Finding(Record):
 
     start: int
     stop: int
-    score: float = Field(ge=0, le=1)
-    reason: str
+    score: float = Field(ge=0, le=1, description="How sure the detector is, as a probability.")
+    reason: str = Field(description="For a person.")
     detector: str
+    evidence: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="What it rests on: box and crop (left, top, right, bottom in shares of the"
+        " picture), similarity, masses, words read, other answers.",
+    )
 
 
 class Answer(Record):
@@ -219,6 +226,12 @@ class Answer(Record):
     usage: Usage
     strategy: Resolved
     findings: tuple[Finding, ...] = ()
+
+    def tokens_of(self, start: int, stop: int) -> tuple[Token, ...]:
+        """The tokens that say the characters [start, stop)."""
+        first = bisect_right(self.tokens, start, key=lambda token: token.stop)
+        last = bisect_left(self.tokens, stop, lo=first, key=lambda token: token.start)
+        return tuple(token for token in self.tokens[first:last] if token.stop > token.start)
 
 
 class Event(Record):

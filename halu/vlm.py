@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from halu.images import ImageLike, open_image
+from halu.detector import Asked, Detector, chosen, find, prepared
+from halu.images import ImageLike, open_images
 from halu.types import Answer, Event, Request, Sampling, checked, question
 
 
@@ -43,7 +44,8 @@ class VLM(ABC):
         Args:
             image: a picture, a path to one, several, or none.
             text: the question.
-            options: `strategy`, `params`, `evidence`, and every field of `halu.types.Sampling`.
+            options: `strategy`, `params`, `evidence`, `detectors`, and every field of
+                `halu.types.Sampling`.
 
         Raises:
             HaluError: for a request that cannot be answered; the message says what to change.
@@ -60,7 +62,20 @@ class VLM(ABC):
         """Like `ask`, token by token; the last event carries the answer. Closing the iterator frees
         everything.
         """
-        return self.run(asking(image, text, **options))
+        using = chosen(options.pop("detectors", None) or ())
+        return self.examined(asking(image, text, **options), using)
+
+    def examined(self, request: Request, using: Sequence[Detector]) -> Iterator[Event]:
+        """Streams one request; the answer carries what these detectors find."""
+        request = prepared(request, using)
+        for event in self.run(request):
+            if event.answer is None or not using:
+                yield event
+                continue
+            asked = Asked(request, self.generate_each, self.name)
+            found = find(event.answer, request.images, using, asked)
+            answer = event.answer.model_copy(update={"findings": (*event.answer.findings, *found)})
+            yield event.model_copy(update={"answer": answer})
 
     def generate(self, requests: Sequence[Request]) -> list[Answer]:
         """Answers a batch, each request under its own strategy."""
@@ -74,18 +89,10 @@ def asking(image: ImageLike | Sequence[ImageLike] | None, text: str, **options: 
     Raises:
         HaluError: for options that do not exist or do not fit.
     """
-    images = [open_image(one) for one in _several(image)]
+    images = open_images(image)
     own = {key: options.pop(key, None) for key in ("strategy", "params", "evidence")}
     sampling = checked(Sampling, options, "option")
     given = {key: value for key, value in own.items() if value is not None}
     return checked(
         Request, {"messages": question(text, *images), "sampling": sampling, **given}, "option"
     )
-
-
-def _several(image: ImageLike | Sequence[ImageLike] | None) -> Sequence[ImageLike]:
-    if image is None:
-        return ()
-    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
-        return image
-    return [image]

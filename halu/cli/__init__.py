@@ -18,9 +18,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-from halu.cli import ask, bench, calibrate, data, listing, score, tune, world  # noqa: E402
+from halu.cli import (  # noqa: E402
+    ask,
+    bench,
+    calibrate,
+    data,
+    detect,
+    listing,
+    score,
+    tune,
+    world,
+)
 
-for module in (ask, bench, tune, score, data, calibrate, listing, world):
+for module in (ask, detect, bench, tune, score, data, calibrate, listing, world):
     module.add_to(app)
 
 

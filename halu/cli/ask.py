@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from halu.cli import detect as detecting
 from halu.cli.values import parameters
 from halu.errors import BadInput
 from halu.types import Answer
@@ -28,6 +29,7 @@ def ask(
     temperature: Annotated[float | None, typer.Option(help="0 or none: greedy.")] = None,
     seed: Annotated[int, typer.Option(help="Seeds sampling and random views.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    detector: detecting.Names = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the whole answer as JSON.")
     ] = False,
@@ -40,12 +42,14 @@ def ask(
     Example: halu ask examples/kitchen.png "Is there a dog in the image?" -s vcd -p alpha=0.5
     """
     from halu.cli.models import load_quietly
+    from halu.detector import chosen
     from halu.images import open_image
     from halu.vlm import asking
 
     picture = open_image(image)
     if trace is not None and not trace.parent.is_dir():
         raise BadInput(f"There is no folder {str(trace.parent)!r}.", param="--trace")
+    using = chosen(detecting.named(detector or []))
     vlm = load_quietly(model, device=device)
     request = asking(
         picture,
@@ -57,9 +61,11 @@ def ask(
         temperature=temperature,
         seed=seed,
     )
-    answer = _streamed(vlm, request, quiet=as_json)
+    answer = _streamed(vlm, request, using, quiet=as_json)
     if as_json:
         print(answer.model_dump_json(indent=2))
+    elif using:
+        detecting.show(answer.text, answer.findings)
     if trace is not None:
         from halu.trace_page import write
 
@@ -67,9 +73,9 @@ def ask(
         print(f"Wrote {trace}", file=sys.stderr)
 
 
-def _streamed(vlm: Any, request: Any, *, quiet: bool) -> Answer:
+def _streamed(vlm: Any, request: Any, using: Any, *, quiet: bool) -> Answer:
     answer: Answer | None = None
-    for event in vlm.run(request):
+    for event in vlm.examined(request, using):
         if not quiet:
             print(event.text, end="", flush=True)
         answer = event.answer

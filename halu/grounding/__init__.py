@@ -5,6 +5,7 @@ a finder puts boxes around what a phrase names. Strategies and detectors know th
 Loaded models are kept, since a request should not pay for loading.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from halu.errors import Unavailable
 
 MatcherKind = Literal["clip", "blip-itm"]
 Heatmap = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float32]
 
 
 class Relevance(NamedTuple):
@@ -39,6 +41,16 @@ class Matcher(Protocol):
 
     def similarities(self, image: Image.Image, texts: list[str]) -> list[float]:
         """Cosine similarity of the picture with each text."""
+
+
+class Embedder(Matcher, Protocol):
+    """A matcher that knows pictures and texts apart from each other."""
+
+    def vectors(self, images: Iterable[Image.Image]) -> Vectors:
+        """Unit vectors [N, D] of pictures."""
+
+    def word_vectors(self, texts: list[str]) -> Vectors:
+        """Unit vectors [N, D] of texts."""
 
 
 class Box(NamedTuple):
@@ -87,6 +99,15 @@ def open_matcher(kind: MatcherKind, weights: str | None = None) -> Matcher:
             f"The matcher 'clip' needs {error.name}.", hint="Install halu[clip]."
         ) from error
     return ClipMatcher(weights)
+
+
+def open_embedder(weights: str | None = None) -> Embedder:
+    """A loaded open_clip model, as `open_matcher` loads it."""
+    embedder = open_matcher("clip", weights)
+    from halu.grounding.clip import ClipMatcher
+
+    assert isinstance(embedder, ClipMatcher)
+    return embedder
 
 
 @lru_cache(maxsize=1)

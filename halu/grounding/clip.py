@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from huggingface_hub import hf_hub_download
 from PIL import Image
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from halu import models, torchvision_shim
 from halu.errors import BadInput, Unavailable, Unsupported
-from halu.grounding import Relevance
+from halu.grounding import Relevance, Vectors
 from halu.grounding.squares import normalized, place
 
 torchvision_shim.apply()
@@ -29,8 +28,6 @@ torchvision_shim.apply()
 import open_clip  # noqa: E402
 
 BLOCKS = 2
-
-Vectors = npt.NDArray[np.float32]
 
 
 class ClipMatcher:
@@ -86,9 +83,11 @@ class ClipMatcher:
 
     @torch.no_grad()
     def vectors(self, images: Iterable[Image.Image]) -> Vectors:
-        """Unit vectors [N, D] of pictures, each stretched to a square."""
+        """Unit vectors [N, D] of pictures, each stretched to a square; all in one forward."""
+        pixels = torch.cat([self._pixels(image) for image in images])
         with self._lock:
-            return np.stack([self._seen(image)[0].float().cpu().numpy() for image in images])
+            found = self._model.encode_image(pixels, normalize=True)
+        return np.asarray(found.float().cpu().numpy())
 
     def word_vectors(self, texts: list[str]) -> Vectors:
         """Unit vectors [N, D] of texts."""
@@ -96,13 +95,16 @@ class ClipMatcher:
 
     def _seen(self, image: Image.Image) -> Tensor:
         """The picture's unit vector [1, D]."""
+        vector: Tensor = self._model.encode_image(self._pixels(image), normalize=True)
+        return vector
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        """As the tower takes it [1, 3, side, side]."""
         size, device = self._tower.image_size, next(self._tower.parameters()).device
         side = size[0] if isinstance(size, tuple) else size
         mean = self._tower.image_mean or open_clip.OPENAI_DATASET_MEAN
         std = self._tower.image_std or open_clip.OPENAI_DATASET_STD
-        pixels = normalized(image, side, mean, std).to(device)
-        vector: Tensor = self._model.encode_image(pixels, normalize=True)
-        return vector
+        return normalized(image, side, mean, std).to(device)
 
     @torch.no_grad()
     def _texts(self, texts: list[str]) -> Tensor:

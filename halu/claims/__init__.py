@@ -1,0 +1,11 @@
+"""What an answer claims of its picture: objects, counts, colours, positions, quoted words, each
+with its place in the text.
+
+English only, by rules; text in another language makes no claims. Knows no model and no picture.
+"""
+
+from halu.claims.claim import Claim, Kind, Vocabulary
+from halu.claims.reading import claims
+from halu.claims.vocabulary import coco_names
+
+__all__ = ["Claim", "Kind", "Vocabulary", "claims", "coco_names"]

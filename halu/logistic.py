@@ -1,0 +1,97 @@
+"""Measurements to a probability: logistic curves that were fitted on the built-in world and ship
+with the detectors.
+
+`benchmarks/detectors.py` fits them. A curve belongs to a detector and to what it was fitted for: a
+language model for those that read its trace, an image model for those that look at the picture.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib.resources import files
+from math import exp
+from typing import NamedTuple, Protocol
+
+from pydantic import Field, JsonValue
+
+from halu.claims import Claim
+from halu.detector import Asked, Images
+from halu.types import Answer, Finding, Record
+
+FILE = "calibration.json"
+
+
+class Measured(NamedTuple):
+    """What a detector measured of one claim: numbers that a curve reads, and what to show."""
+
+    claim: Claim
+    features: dict[str, float]
+    evidence: dict[str, JsonValue]
+
+
+class Measures(Protocol):
+    """A detector whose score is a curve of measurements."""
+
+    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+        """The measurements of each claim that it has an opinion on."""
+
+
+class Term(Record):
+    """A measurement's part: weight (x - mean) / scale."""
+
+    mean: float
+    scale: float = Field(gt=0)
+    weight: float
+
+
+class Curve(Record):
+    """p = 1 / (1 + exp(-(bias + sum of terms))).
+
+    Attributes:
+        fitted_for: what its measurements come from.
+        claims: how many claims it was fitted on.
+    """
+
+    fitted_for: str
+    claims: int
+    bias: float
+    terms: dict[str, Term]
+
+    def probability(self, features: Mapping[str, float]) -> float:
+        """Of a claim with these measurements; others than the curve's are not read."""
+        total = self.bias + sum(
+            term.weight * (features[name] - term.mean) / term.scale
+            for name, term in self.terms.items()
+        )
+        return 1 / (1 + exp(-max(-50.0, min(50.0, total))))
+
+
+@lru_cache(maxsize=1)
+def curves() -> dict[str, dict[str, Curve]]:
+    """Every curve that ships, by detector and what it was fitted for."""
+    raw = json.loads(files("halu.detectors").joinpath(FILE).read_text("utf-8"))
+    return {
+        detector: {name: Curve.model_validate(one) for name, one in own.items()}
+        for detector, own in raw.items()
+    }
+
+
+def curve(detector: str, fitted_for: str) -> Curve:
+    """The curve of a detector for a model, or for want of it the first one fitted."""
+    own = curves()[detector]
+    return own.get(fitted_for) or next(iter(own.values()))
+
+
+def scored(
+    detector: str, fitted: Curve, found: Iterable[Measured], reason: Callable[[Measured], str]
+) -> Iterator[Finding]:
+    """Measurements as findings."""
+    for one in found:
+        yield Finding(
+            start=one.claim.start,
+            stop=one.claim.stop,
+            score=fitted.probability(one.features),
+            reason=reason(one),
+            detector=detector,
+            evidence={**one.evidence, "fitted_for": fitted.fitted_for},
+        )

@@ -1,0 +1,224 @@
+"""What every registered detector owes its users, and what single ones find."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import halu
+from halu.detector import Asked, Detector, chosen, detect, detectors, find, prepared, stated
+from halu.errors import BadImage, BadInput, Unavailable, Unknown, Unsupported
+from halu.scenes import draw
+from halu.types import Answer, Finding, Request
+from halu.vlm import VLM, asking
+
+NAMES = detectors.names()
+PICTURE = [name for name in NAMES if detectors.get(name).kind == "picture"]
+TRACE = [name for name in NAMES if detectors.get(name).kind == "trace"]
+PROMPT = "Please describe this image in detail."
+
+on_each = pytest.mark.parametrize("name", NAMES)
+
+
+def every(name: str) -> Detector:
+    """The detector, telling whatever it measures."""
+    return detectors.get(name).configured({"threshold": 0.0})
+
+
+@pytest.fixture(scope="module")
+def scene() -> Image.Image:
+    return Image.fromarray(draw(3, "test").image)
+
+
+@pytest.fixture(scope="module")
+def vlm() -> VLM:
+    return halu.load("tiny-llava")
+
+
+@pytest.fixture(scope="module")
+def told(vlm: VLM, scene: Image.Image) -> tuple[Answer, Asked]:
+    """A caption with its evidence."""
+    request = asking(scene, PROMPT, evidence="map", max_new_tokens=60)
+    (answer,) = vlm.generate([request])
+    return answer, Asked(request, vlm.generate_each, vlm.name)
+
+
+@on_each
+def test_findings_lie_in_the_text_and_explain_themselves(
+    name: str, told: Any, scene: Image.Image
+) -> None:
+    answer, asked = told
+    found = every(name)(answer, [scene], asked)
+    if name != "ocr":
+        assert found
+    for one in found:
+        assert 0 <= one.start < one.stop <= len(answer.text)
+        assert answer.text[one.start : one.stop].strip()
+        assert 0 <= one.score <= 1
+        assert one.detector == name
+        assert len(one.reason) > 20
+        assert one.evidence
+        assert Finding.model_validate_json(one.model_dump_json()) == one
+    assert found == every(name)(answer, [scene], asked)
+    kept = detectors.get(name).configured({"threshold": 0.6})(answer, [scene], asked)
+    assert kept == [one for one in found if one.score >= 0.6]
+
+
+@on_each
+@pytest.mark.parametrize("text", ["", " \n", "It is a sunny day.", "一只狗", "Der Hund ist da."])
+def test_silence_where_nothing_is_claimed(
+    name: str, text: str, told: Any, scene: Image.Image
+) -> None:
+    assert every(name)(stated(text), [scene], told[1]) == []
+
+
+@on_each
+def test_parameters_are_bounded_and_described(name: str) -> None:
+    cls = detectors.get(name)
+    assert cls.name == name
+    for key, schema in cls.Params.model_json_schema()["properties"].items():
+        assert schema.get("description"), key
+    with pytest.raises(Unknown, match="threshold"):
+        cls.configured({"treshold": 0.1})
+    with pytest.raises(BadInput, match="threshold=2"):
+        cls.configured({"threshold": 2})
+
+
+@pytest.mark.parametrize("name", PICTURE)
+def test_ten_thousand_words(name: str, scene: Image.Image) -> None:
+    text = "There is a dog near two cars on the left. " * 1000
+    found = every(name)(stated(text), [scene], Asked())
+    assert all(one.stop <= len(text) for one in found)
+
+
+@pytest.mark.parametrize("name", PICTURE)
+def test_a_picture_is_needed(name: str) -> None:
+    with pytest.raises(Unsupported, match=f"{name}.*picture"):
+        every(name)(stated("A dog."), [], Asked())
+
+
+@pytest.mark.parametrize("name", TRACE)
+def test_evidence_is_needed(name: str, scene: Image.Image) -> None:
+    with pytest.raises(Unsupported, match=f"{name}.*token"):
+        every(name)(stated("A dog."), [scene], Asked())
+
+
+def test_the_order_of_detectors_plays_no_part(told: Any, scene: Image.Image) -> None:
+    answer, asked = told
+    one, other = (find(answer, [scene], chosen(names), asked) for names in (TRACE, TRACE[::-1]))
+    assert one == other
+
+
+def test_detectors_are_chosen_by_name() -> None:
+    assert [one.name for one in chosen(["clip", "attention"])] == ["clip", "attention"]
+    (clip,) = chosen({"clip": {"threshold": 0.2}})
+    assert clip.params.threshold == 0.2
+    assert chosen([clip]) == (clip,)
+    for wrong, error in ((["clp"], Unknown), (["clip", "clip"], BadInput), ("clip", BadInput)):
+        with pytest.raises(error):
+            chosen(wrong)  # type: ignore[arg-type]
+
+
+def test_evidence_is_asked_for_where_it_is_read(vlm: VLM, scene: Image.Image) -> None:
+    request: Request = asking(scene, PROMPT)
+    assert prepared(request, chosen(["clip"])) is request
+    assert prepared(request, chosen(["attention"])).evidence == "map"
+
+
+def test_an_answer_carries_its_findings(vlm: VLM, scene: Image.Image) -> None:
+    own = {name: {"threshold": 0.0} for name in TRACE}
+    answer = vlm.ask(scene, PROMPT, detectors=own, max_new_tokens=40)
+    plain = vlm.ask(scene, PROMPT, max_new_tokens=40)
+    assert answer.text == plain.text
+    assert plain.findings == ()
+    assert {one.detector for one in answer.findings} == set(TRACE)
+
+
+def test_clip_doubts_what_is_not_there() -> None:
+    ranks = []
+    for seed in range(8):
+        shown = draw(seed, "test")
+        image = Image.fromarray(shown.image)
+        real = shown.things[0].name
+        made_up = next(name for name in ("giraffe", "toilet", "pizza") if name not in shown.names)
+        text = f"A {real}. A {made_up}."
+        own = detect(image, text, {"clip": {"threshold": 0.0}})
+        scores = {text[one.start : one.stop]: one.score for one in own}
+        ranks.append(scores[made_up] > scores[real])
+    assert sum(ranks) >= 7
+
+
+@pytest.mark.parametrize("image", [b"", b"no picture", "nowhere.png", Image.new("RGB", (2, 2))])
+def test_bad_pictures(image: Any) -> None:
+    with pytest.raises(BadImage):
+        detect(image, "A dog.")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, scene: Image.Image) -> None:
+    from halu.grounding import open_matcher
+
+    open_matcher.cache_clear()
+    monkeypatch.delitem(sys.modules, "halu.grounding.clip", raising=False)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    other = Image.new("RGB", (30, 30), "green")
+    with pytest.raises(Unavailable, match=r"halu\[clip\]"):
+        detect(other, "A dog.", ["clip"])
+    open_matcher.cache_clear()
+
+
+# The command line
+
+
+def test_detect_prints_findings_or_json(halu: Any, tmp_path: Any, scene: Image.Image) -> None:
+    path = tmp_path / "scene.png"
+    scene.save(path)
+    text = "A giraffe and a toilet."
+    code, out, err = halu("detect", path, text, "-d", "clip:threshold=0", "--json")
+    document = json.loads(out)
+    assert (code, err, document["text"]) == (0, "", text)
+    assert [text[one["start"] : one["stop"]] for one in document["findings"]] == [
+        "giraffe",
+        "toilet",
+    ]
+    code, out, _ = halu("detect", path, text, "-d", "clip:threshold=0")
+    assert (code, out.count("\n")) == (0, 2)
+    code, out, _ = halu("detect", path, "")
+    assert (code, out) == (0, "No findings.\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("-d", "clp"), "Did you mean clip"),
+        (("-d", "clip", "-d", "clip"), "twice"),
+        (("-d", "clip:threshold=2"), "threshold=2"),
+        (("-d", "attention"), "attention"),
+    ],
+)
+def test_wrong_calls_are_one_line(
+    args: tuple[str, ...], says: str, halu: Any, tmp_path: Any, scene: Image.Image
+) -> None:
+    path = tmp_path / "scene.png"
+    scene.save(path)
+    code, out, err = halu("detect", path, "A dog.", *args)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_list_names_every_detector(halu: Any) -> None:
+    code, out, _ = halu("list", "detectors", "--json")
+    assert code == 0
+    assert [one["name"] for one in json.loads(out)] == NAMES
+
+
+def test_ask_with_detectors_shows_and_traces(halu: Any, tmp_path: Any, scene: Image.Image) -> None:
+    path, page = tmp_path / "scene.png", tmp_path / "trace.html"
+    scene.save(path)
+    own = ("-d", "uncertainty:threshold=0", "--max-new-tokens", 30)
+    code, out, _ = halu("ask", path, PROMPT, *own, "--trace", page)
+    assert code == 0
+    assert "uncertainty: The model gave" in out
+    assert 'class="doubted"' in page.read_text()

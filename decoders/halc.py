@@ -166,6 +166,7 @@ class Corrected:
     finder: Finder | None
     streams: bool = False
     goes_back: bool = True
+    asks: bool = True
     pick: Pick = field(default_factory=Pick)
     pieces: list[str] = field(default_factory=list)  # text of each token
     checked: int = -1  # start of the last word that was looked at

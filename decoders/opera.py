@@ -107,6 +107,7 @@ class Retrospective:
     params: OPERA.Params
     streams: bool = False
     goes_back: bool = True
+    asks: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()

@@ -16,7 +16,6 @@ may steer the answer (vdgd+var), never the description. Not reproduced: a fresh 
 token, and the debiased description, whose contrast row is the same at every step.
 """
 
-from functools import reduce
 from typing import Literal
 
 import torch
@@ -85,9 +84,10 @@ class VDGD(Strategy):
         messages = ctx.request.messages
         wish = p.describe.replace("{question}", question_of(messages))
         asked = ctx.branch("description", messages=instead(messages, wish), steered=False)
-        said = ctx.say(asked, p.describe_tokens)
+        near = Nearness(p.reduction, p.kl_scale)
+        said = ctx.say(asked, p.describe_tokens, each=near.hear)
         main = ctx.branch("main", messages=before(messages, f"{p.prefix} {said.text}".strip()))
-        scores = nearness(said.rows, p.reduction, p.kl_scale)
+        scores = near.scores
 
         def rule(step: Step) -> Tensor:
             return torch.where(self._candidates(step.main), scores, float("-inf"))
@@ -103,12 +103,28 @@ class VDGD(Strategy):
         return filtered(row, nucleus, ()).isfinite()
 
 
-def nearness(rows: Tensor, reduction: str, kl_scale: str) -> Tensor:
-    """For each token [V] minus the reduced divergence of its one-hot from the rows [J, V]."""
-    join = torch.maximum if reduction == "min" else torch.add  # the least divergence is the best
-    total = reduce(join, (torch.log_softmax(row, -1) for row in rows))
-    total = total / len(rows) if reduction == "avg" else total
-    return total / rows.shape[-1] if kl_scale == "repo" else total
+class Nearness:
+    """For each token [V] minus the reduced divergence of its one-hot from the rows heard so far."""
+
+    def __init__(self, reduction: str, kl_scale: str) -> None:
+        self.reduction = reduction
+        self.kl_scale = kl_scale
+        self.heard = 0
+        self.total = torch.zeros(())
+
+    def hear(self, row: Tensor) -> None:
+        """One more row [V]."""
+        # The least divergence is the best.
+        join = torch.maximum if self.reduction == "min" else torch.add
+        near = torch.log_softmax(row, -1)
+        self.total = join(self.total, near) if self.heard else near
+        self.heard += 1
+
+    @property
+    def scores(self) -> Tensor:
+        """The scores [V] of all tokens."""
+        total = self.total / self.heard if self.reduction == "avg" else self.total
+        return total / total.shape[-1] if self.kl_scale == "repo" else total
 
 
 def knee(row: Tensor) -> Tensor:

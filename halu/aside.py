@@ -1,9 +1,9 @@
-"""What a strategy may run beside its request's own decoding: one branch, read once or followed
-greedily, or several with an answer so far; their memory is given up afterwards.
+"""What a strategy may run beside its request's own decoding: a prompt read once, or followed
+greedily; its memory is given up afterwards.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,50 +14,134 @@ from halu.adapters.cache import RowCache
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.prompt import Prompt
+from halu.running import Row
+from halu.search import Choice
 from halu.strategy import Said
 
 
-def rows(
-    adapter: Adapter, prompt: Prompt, policies: Sequence[AttentionPolicy] = ()
-) -> Iterator[Tensor]:
-    """Rows of scores [V], greedily on and on; each is computed when it is asked for."""
-    check_pixels(prompt)
-    cache = RowCache(adapter.facts.layers)
-    steered = [Steered(prompt.layout, tuple(policies))]
-    row = adapter.runner.read([prompt], steered, cache)[0]
-    length, position = len(prompt.ids), prompt.next_position
-    while True:
-        steered[0].heard(row)
-        if steered[0].failure is not None:
-            raise steered[0].failure
-        yield row
-        token = int(row.argmax())
-        row = adapter.runner.step([token], [length], [position], steered, cache)[0]
-        length, position = length + 1, position + 1
+@dataclass(slots=True, eq=False, repr=False)
+class Aside:
+    """One prompt and its greedy continuation, the end token included.
+
+    Attributes:
+        prompt: what is read.
+        ends: tokens that end it.
+        most: most tokens; 1 only reads the prompt.
+        each: hears the row [V] that each token was taken from.
+        rows: its row of the cache.
+        tokens: what has been said.
+        scores: the newest row [V].
+        error: what its policies or `each` raised; it is over then.
+    """
+
+    prompt: Prompt
+    ends: frozenset[int] = frozenset()
+    most: int = 1
+    each: Callable[[Tensor], None] | None = None
+    rows: list[list[Row]] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    scores: Tensor | None = None
+    error: Exception | None = None
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, policies: Sequence[AttentionPolicy] = (), **options: object
+    ) -> "Aside":
+        """An aside under these policies, which may record.
+
+        Raises:
+            Unsupported: if the prompt's pixels are not known.
+        """
+        check_pixels(prompt)
+        row = Row(Steered(prompt.layout, tuple(policies)), len(prompt.ids), prompt.next_position)
+        return cls(prompt, rows=[[row]], **options)  # type: ignore[arg-type]
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The one."""
+        return (self.prompt,)
+
+    @property
+    def passing(self) -> bool:
+        """Whether the prompt is all."""
+        return self.most == 1
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        ended = bool(self.tokens) and self.tokens[-1] in self.ends
+        return ended or len(self.tokens) >= self.most or self.error is not None
+
+    def advance(self, scores: Tensor) -> None:
+        """Takes the best token of a row [1, V]."""
+        try:
+            self.rows[0][0].check()
+            if self.each is not None:
+                self.each(scores[0])
+        except Exception as error:
+            self.error = error
+            return
+        self.scores = scores[0]
+        self.tokens.append(int(scores[0].argmax()))
+        self.choices = [Choice(0, self.tokens[-1])]
+
+    def fed(self) -> None:
+        """One key more."""
+        row = self.rows[0][0]
+        row.length, row.position = row.length + 1, row.position + 1
+
+    @property
+    def row(self) -> Tensor:
+        """The newest row of scores [V].
+
+        Raises:
+            Exception: what its policies raised.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.scores is not None
+        return self.scores
 
 
-def say(
-    adapter: Adapter, prompt: Prompt, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
-) -> Said:
-    """The greedy continuation of a prompt, its end token included."""
-    found: list[Tensor] = []
-    for row in rows(adapter, prompt, policies):
-        found.append(row)
-        if int(row.argmax()) in adapter.ends or len(found) >= max_new_tokens:
-            break
-    tokens = tuple(int(row.argmax()) for row in found)
-    text: str = adapter.tokenizer.decode(tokens, skip_special_tokens=True)
-    return Said(tokens, torch.stack(found), text.strip())
+def alone(adapter: Adapter, asides: Sequence[Aside]) -> None:
+    """Runs asides to their end, with nothing else beside them."""
+    cache, live = RowCache(adapter.facts.layers), list(asides)
+    rows = [aside.rows[0][0] for aside in live]
+    scores = adapter.runner.read([a.prompt for a in live], [row.steering for row in rows], cache)
+    while live:
+        for aside, own in zip(live, scores, strict=True):
+            aside.rows[0][0].steering.heard(own)
+            aside.advance(own[None])
+        kept = [index for index, aside in enumerate(live) if not aside.over]
+        live = [live[index] for index in kept]
+        cache.arrange(kept)
+        if live:
+            rows = [aside.rows[0][0] for aside in live]
+            scores = adapter.runner.step(
+                [aside.tokens[-1] for aside in live],
+                [row.length for row in rows],
+                [row.position for row in rows],
+                [row.steering for row in rows],
+                cache,
+            )
+        for aside in live:
+            aside.fed()
 
 
-def after(adapter: Adapter, prompts: Sequence[Prompt], tokens: Sequence[int]) -> Tensor:
-    """Rows of scores [n, V] of prompts that go on with these tokens, all in one forward."""
-    longer = [_continued(prompt, tokens) for prompt in prompts]
-    steered = [Steered(prompt.layout) for prompt in longer]
-    return adapter.runner.read(longer, steered, RowCache(adapter.facts.layers))
+def said(adapter: Adapter, aside: Aside) -> Said:
+    """What an aside has said.
+
+    Raises:
+        Exception: what its policies raised.
+    """
+    assert aside.row is not None
+    text: str = adapter.tokenizer.decode(aside.tokens, skip_special_tokens=True)
+    return Said(tuple(aside.tokens), text.strip())
 
 
-def _continued(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+def continued(prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+    """A prompt that goes on with these tokens of an answer."""
     check_pixels(prompt)
     length = len(prompt.ids) + len(tokens)
     new = prompt.next_position + torch.arange(len(tokens))

@@ -1,55 +1,67 @@
 """The one decoding loop: all branches of all running requests advance in one forward.
 
-Each branch of each hypothesis of each request is one row of a shared cache, in that order. A step
-lets each request's rule and search choose, rearranges the rows and runs every row once. Requests
-may join and leave between steps, and what goes wrong in one ends that one alone. The loop knows
-jobs and rows; it does not know any strategy.
+Each branch of each hypothesis of each request is one row of a shared cache, and so is each text
+that a strategy has said beside. A step lets everything that runs choose from its rows of scores,
+rearranges the rows and runs every one once; prompts are read together between steps. Requests may
+join and leave at any step, and what goes wrong in one ends that one alone. The loop knows what runs
+and its rows; it does not know any strategy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
 from halu.adapters.cache import RowCache
-from halu.job import Job, Row, planned
+from halu.job import Job
+from halu.running import Row, Running, count
 from halu.types import Event, Request
 
 
 class Decoder:
     """Runs jobs on one model. `add` requests, `step` until `jobs` is empty; `drop` frees a job at
-    once.
+    once, `close` all.
+
+    Attributes:
+        jobs: those that have not ended, in the order in which they came.
+        cache: keys and values of all rows.
     """
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.jobs: list[Job] = []
-        self.cache = RowCache(adapter.facts.layers)
-        self._scores: Tensor | None = None
+        self._running: list[Running] = []  # whose the cache's rows are, in this order
+        self._empty()
 
     @property
     def width(self) -> int:
-        """The most rows that the running jobs may come to have: what admission is decided by."""
+        """The most rows that the jobs may come to have: what admission is decided by."""
         return sum(job.width for job in self.jobs)
 
     def add(self, requests: Sequence[Request]) -> list[Job]:
-        """Plans the requests and runs all their prompts in one forward.
+        """Plans the requests and reads all their prompts together. Planning that has a text said
+        first goes on in the steps to come.
 
         Raises:
             HaluError: if a request cannot be planned; then none is added, and those that run go on.
         """
-        jobs = [planned(self.adapter, request) for request in requests]
-        rows = [row for job in jobs for row in job.rows[0]]
-        prompts = [branch.prompt for job in jobs for branch in job.branches]
-        before = self.cache.rows
+        jobs = [Job(self.adapter, request) for request in requests]
+        before, rows = len(self._running), self.cache.rows
         try:
-            scores = self.adapter.runner.read(prompts, [row.steering for row in rows], self.cache)
+            for job in jobs:
+                job.start()
+            self._serve(jobs)
+            for job in jobs:
+                if job.error is not None:
+                    raise job.error
         except BaseException:
-            self.cache.arrange(list(range(before)))
+            for job in jobs:
+                job.close()
+            del self._running[before:]
+            self._keep(list(range(rows)))
             raise
-        _told(rows, scores)
-        self._scores = scores if self._scores is None else torch.cat([self._scores, scores])
         self.jobs += jobs
         return jobs
 
@@ -57,84 +69,118 @@ class Decoder:
         """One token for every job (none for a beam job until it ends), then the next forward.
 
         Returns:
-            What each job has to tell. An exception is what the job's own rule, search, policies or
-            text raised: it is over, its rows are freed, and the others go on.
+            What each job has to tell. An exception is what the job's own planning, rule, search,
+            policies or text raised: it is over, its rows are freed, and the others go on.
 
         Raises:
-            Exception: if the shared forward itself fails; then nothing runs any more.
+            Exception: if a shared forward itself fails; then nothing runs any more.
         """
-        assert self._scores is not None
-        told: list[tuple[Job, Event | Exception]] = []
-        going: list[Job] = []
-        sources: list[int] = []
-        tokens: list[int] = []
-        for job, first in self._placed():
-            try:
-                event, choices = job.advance(self._scores[first : first + job.count])
-            except Exception as error:
-                told.append((job, error))
-                continue
-            if event.text or event.tokens or event.answer:
-                told.append((job, event))
-            if job.answer is None:
-                going.append(job)
-                width = len(job.branches)
-                for choice in choices:
-                    start = first + choice.parent * width
-                    sources += range(start, start + width)
-                    tokens += [choice.token] * width
-        self.jobs = going
-        self._forward(sources, tokens)
+        try:
+            placed = self._placed()
+            for one, first in placed:
+                one.advance(self._scores[first : first + count(one)])
+            self._serve([job for job in self.jobs if job.planned])
+            self._forward(placed)
+            self._serve(self.jobs)
+        except BaseException:
+            self.close()
+            raise
+        told = [(job, news) for job in self.jobs if (news := job.news()) is not None]
+        self.jobs = [job for job in self.jobs if not job.over]
         return told
 
     def drop(self, job: Job) -> None:
         """Ends a job whose answer nobody wants any more; its rows are given up."""
         if job not in self.jobs:
             return
-        sources = [
-            row
-            for other, first in self._placed()
-            if other is not job
-            for row in range(first, first + other.count)
-        ]
+        job.close()
         self.jobs.remove(job)
-        assert self._scores is not None
-        self._scores = self._scores[sources] if sources else None
-        self.cache.arrange(sources)
+        gone = {id(job), *map(id, job.asides)}
+        kept = [(one, first) for one, first in self._placed() if id(one) not in gone]
+        self._running = [one for one, _ in kept]
+        self._keep([row for one, first in kept for row in range(first, first + count(one))])
 
-    def _placed(self) -> Iterator[tuple[Job, int]]:
-        """The jobs with the first of their rows; where that is stays true while they change."""
-        first = 0
-        for job in list(self.jobs):
-            count = job.count
-            yield job, first
-            first += count
-
-    def _forward(self, sources: list[int], tokens: list[int]) -> None:
-        rows = [row for job in self.jobs for branches in job.rows for row in branches]
-        try:
-            self.cache.arrange(sources)
-            self._scores = self._run(rows, tokens) if rows else None
-        except BaseException:
-            self.jobs, self._scores = [], None
-            self.cache = RowCache(self.adapter.facts.layers)
-            raise
-        for row in rows:
-            row.length += 1
-            row.position += 1
+    def close(self) -> None:
+        """Ends everything; the decoder is as new."""
         for job in self.jobs:
-            job.forwards += job.count
+            job.close()
+        self.jobs = []
+        self._empty()
 
-    def _run(self, rows: Sequence[Row], tokens: list[int]) -> Tensor:
-        scores = self.adapter.runner.step(
+    def _empty(self) -> None:
+        self.cache = RowCache(self.adapter.facts.layers)
+        self._running = []
+        self._scores = torch.empty(0, 0)  # the newest row of each [rows, V]
+
+    def _placed(self) -> list[tuple[Running, int]]:
+        """What runs, with the first of its rows."""
+        ends = accumulate((count(one) for one in self._running), initial=0)
+        return list(zip(self._running, ends, strict=False))
+
+    def _keep(self, rows: list[int]) -> None:
+        """Gives up all other rows of the cache."""
+        self.cache.arrange(rows)
+        self._scores = self._scores[rows]
+
+    def _serve(self, jobs: Sequence[Job]) -> None:
+        """Reads what these jobs want read, until none can go on without another step."""
+        while True:
+            for job in jobs:
+                job.go_on()
+            wanted = [one for job in jobs for one in job.take()]
+            if not wanted:
+                return
+            self._read(sorted(wanted, key=lambda one: one.passing))
+
+    def _read(self, new: Sequence[Running]) -> None:
+        """Runs prompts in one forward, those last that nobody goes on from: their rows leave at
+        once.
+        """
+        rows = _rows(new)
+        prompts = [prompt for one in new for prompt in one.prompts]
+        scores = self.adapter.runner.read(prompts, [row.steering for row in rows], self.cache)
+        _told(rows, scores)
+        used = 0
+        for one in new:
+            own = scores[used : used + count(one)]
+            used += count(one)
+            if one.passing:
+                one.advance(own)
+            else:
+                self._running.append(one)
+                self._scores = torch.cat([self._scores, own]) if len(self._scores) else own
+        self.cache.arrange(list(range(len(self._scores))))
+
+    def _forward(self, placed: Sequence[tuple[Running, int]]) -> None:
+        """The next token of everything that is not over."""
+        sources: list[int] = []
+        tokens: list[int] = []
+        self._running = [one for one, _ in placed if not one.over]
+        for one, first in placed:
+            for choice in () if one.over else one.choices:
+                width = len(one.rows[0])
+                start = first + choice.parent * width
+                sources += range(start, start + width)
+                tokens += [choice.token] * width
+        self.cache.arrange(sources)
+        rows = _rows(self._running)
+        if not rows:
+            self._scores = self._scores[:0]
+            return
+        self._scores = self.adapter.runner.step(
             tokens,
-            [r.length for r in rows],
-            [r.position for r in rows],
-            [r.steering for r in rows],
+            [row.length for row in rows],
+            [row.position for row in rows],
+            [row.steering for row in rows],
             self.cache,
         )
-        _told(rows, scores)
-        return scores
+        _told(rows, self._scores)
+        for one in self._running:
+            one.fed()
+
+
+def _rows(running: Iterable[Running]) -> list[Row]:
+    return [row for one in running for branches in one.rows for row in branches]
 
 
 def _told(rows: Sequence[Row], scores: Tensor) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from halu.adapters import Adapter, load_adapter
 from halu.decode import Decoder
 from halu.errors import Unsupported
-from halu.job import Job
 from halu.types import Answer, Event, Request
 from halu.vlm import VLM
 
@@ -25,27 +24,29 @@ class Local(VLM):
 
     def run(self, request: Request) -> Iterator[Event]:
         """Streams one request; raises what it raises."""
-        decoder = Decoder(self.adapter)
-        decoder.add([request])
-        while decoder.jobs:
-            for _, event in decoder.step():
-                if isinstance(event, Exception):
-                    raise event
-                yield event
+        for _, event in self._told([request]):
+            yield event
 
     def generate_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
         """Answers a batch of mixed strategies, all in one forward a step."""
         if not requests:
             return
+        for index, event in self._told(requests):
+            if event.answer is not None:
+                yield index, event.answer
+
+    def _told(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
+        """The events of a batch with the index of their request, from a decoder of its own."""
         decoder = Decoder(self.adapter)
-        jobs: list[Job] = decoder.add(requests)
-        index = {id(job): i for i, job in enumerate(jobs)}
-        while decoder.jobs:
-            for job, event in decoder.step():
-                if isinstance(event, Exception):
-                    raise event
-                if event.answer is not None:
-                    yield index[id(job)], event.answer
+        try:
+            index = {id(job): i for i, job in enumerate(decoder.add(requests))}
+            while decoder.jobs:
+                for job, event in decoder.step():
+                    if isinstance(event, Exception):
+                        raise event
+                    yield index[id(job)], event
+        finally:
+            decoder.close()
 
     def peak_gpu_memory_mb(self) -> float | None:
         """Peak memory on the model's GPU since the last call; None on the CPU."""

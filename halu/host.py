@@ -19,8 +19,9 @@ from halu.adapters.cache import RowCache
 from halu.adapters.loading import adapter_class
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
+from halu.context import RequestContext
 from halu.errors import BadInput, Unsupported
-from halu.planning import Chosen, RequestContext, choose, steered
+from halu.planning import Chosen, choose, steered
 from halu.prompt import Prompt
 from halu.search import Pick
 from halu.strategy import Plan, Step

@@ -1,113 +1,24 @@
-"""From a request to a plan: the context that a strategy sees, and the sum of several strategies'
-plans.
-"""
+"""From a request to a plan: the strategies that it names, configured, and their plans summed."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from halu import aside
 from halu.adapters import Adapter
-from halu.adapters.adapter import check_pixels
 from halu.attention.policy import AttentionPolicy
+from halu.context import Ask, RequestContext
 from halu.errors import BadInput, Unknown, Unsupported
 from halu.prompt import Prompt
 from halu.rules import Additive
 from halu.search import Pick
 from halu.strategy import (
     Branch,
-    ModelFacts,
     Plan,
-    PolicyMaker,
     Rule,
-    Said,
     Strategy,
     keep_main,
     strategies,
 )
-from halu.types import Message, Request, Resolved
-from halu.views import ImageView, PixelView
-
-
-class RequestContext:
-    """`halu.strategy.Context` on an adapter, for one request and one strategy."""
-
-    def __init__(self, adapter: Adapter, request: Request, main: Branch, salt: str) -> None:
-        self.adapter = adapter
-        self.request = request
-        self.main = main
-        seed = hashlib.sha256(f"{request.sampling.seed} {salt}".encode()).digest()
-        self.rng = torch.Generator().manual_seed(int.from_bytes(seed[:7], "big"))
-        self.forwards = 0
-
-    @property
-    def model(self) -> ModelFacts:
-        """The model's name, family and sizes."""
-        return self.adapter.facts
-
-    def branch(
-        self,
-        name: str,
-        *,
-        image: ImageView | None = None,
-        pixels: PixelView | None = None,
-        messages: tuple[Message, ...] | None = None,
-        blind: bool = False,
-        words: str | Sequence[str] | None = None,
-        opened: bool = False,
-        steered: bool = True,
-        policies: tuple[PolicyMaker, ...] = (),
-    ) -> Branch:
-        """Another branch of this request; its pictures are encoded anew, so a view may change their
-        size.
-        """
-        prompt = self.main.prompt if messages is None else self.encode(messages)
-        if blind or words is not None:
-            prompt = self.adapter.without_images(prompt, words or "", opened=opened)
-        if image is not None:
-            prompt = self.adapter.with_images(
-                prompt, tuple(image(picture) for picture in prompt.images)
-            )
-        if pixels is not None:
-            prompt = self.adapter.with_pixels(prompt, pixels)
-        return Branch(name, prompt, steered, policies, messages)
-
-    def encode(self, messages: Sequence[Message]) -> Prompt:
-        """Another conversation's prompt."""
-        return self.adapter.encode(messages)
-
-    def prefill(self, branch: Branch, policies: Sequence[AttentionPolicy] = ()) -> Tensor:
-        """The branch's row [V] after its prompt; nothing of it stays."""
-        self.forwards += 1
-        return next(aside.rows(self.adapter, branch.prompt, policies))
-
-    def class_attention(self, prompt: Prompt, layers: Sequence[int]) -> Tensor:
-        """What the vision tower's class token looks at."""
-        check_pixels(prompt)
-        return self.adapter.class_attention(prompt.pixels, layers)
-
-    def say(
-        self, branch: Branch, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
-    ) -> Said:
-        """The branch's greedy continuation; nothing of it stays."""
-        said = aside.say(self.adapter, branch.prompt, max_new_tokens, policies)
-        self.forwards += len(said.tokens)
-        return said
-
-    def after(self, branches: Sequence[Branch], tokens: Sequence[int]) -> Tensor:
-        """The branches' rows [n, V] after these tokens; nothing of them stays."""
-        self.forwards += len(branches)
-        return aside.after(self.adapter, [branch.prompt for branch in branches], tokens)
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """The tokens as text."""
-        found: str = self.adapter.tokenizer.decode(
-            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return found
+from halu.types import Request, Resolved
 
 
 class Chosen:
@@ -137,6 +48,7 @@ class Chosen:
         *,
         prompt: Prompt | None = None,
         context: type[RequestContext] = RequestContext,
+        ask: Ask | None = None,
     ) -> tuple[Plan, list[RequestContext]]:
         """One plan for all parts, and their contexts, which count the extra prompts that planning
         runs.
@@ -146,6 +58,7 @@ class Chosen:
             request: the request.
             prompt: its prompt, if somebody else encoded it already.
             context: kind of context that the parts see.
+            ask: how they run prompts beside decoding.
 
         Raises:
             Unsupported: if a part needs a picture and there is none, or if parts do not combine.
@@ -162,7 +75,7 @@ class Chosen:
                 raise Unsupported(f"Strategy {part.name!r} needs a picture.", param="strategy")
         plans, contexts = [], []
         for part in parts:
-            ctx = context(adapter, request, main, part.name)
+            ctx = context(adapter, request, main, part.name, ask)
             contexts.append(ctx)
             plans.append(part.plan(ctx))
             main = plans[-1].main

@@ -35,10 +35,12 @@ class Search(Protocol):
     Attributes:
         streams: whether every choice is final, so that tokens can be told as they come.
         goes_back: whether it may drop tokens of a hypothesis that goes on.
+        asks: whether it may read prompts beside decoding while it chooses.
     """
 
     streams: bool
     goes_back: bool
+    asks: bool
 
     @property
     def most(self) -> int:
@@ -64,6 +66,7 @@ class Pick:
 
     streams: bool = True
     goes_back: bool = False
+    asks: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()
@@ -159,6 +162,7 @@ class Beams:
     length_penalty: float = 1.0
     streams: bool = False
     goes_back: bool = False
+    asks: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     ends: frozenset[int] = frozenset()
     prompt: tuple[int, ...] = ()

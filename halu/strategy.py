@@ -132,12 +132,10 @@ class Said:
 
     Attributes:
         tokens: token ids, the one that ended it included.
-        rows: raw scores [n, V] that each token was taken from.
         text: the tokens as text, special tokens left out.
     """
 
     tokens: tuple[int, ...]
-    rows: Tensor
     text: str
 
 
@@ -231,10 +229,14 @@ class Context(Protocol):
         """
 
     def say(
-        self, branch: Branch, max_new_tokens: int, policies: Sequence[AttentionPolicy] = ()
+        self,
+        branch: Branch,
+        max_new_tokens: int,
+        policies: Sequence[AttentionPolicy] = (),
+        each: Callable[[Tensor], None] | None = None,
     ) -> Said:
         """What a branch says by plain greedy decoding, beside the request's own; the policies may
-        record.
+        record, and `each` hears the raw scores [V] that each token is taken from.
         """
 
     def after(self, branches: Sequence[Branch], tokens: Sequence[int]) -> Tensor:

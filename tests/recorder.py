@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
+from halu.aside import Aside, alone
+from halu.attention.policy import AttentionPolicy
 from halu.decode import Decoder
 from halu.prompt import Prompt
 from halu.strategy import Plan, Step
@@ -84,6 +86,8 @@ def record(adapter: Adapter, request: Request) -> Run:
     decoder = Decoder(adapter)
     with counted(adapter) as count:
         (job,) = decoder.add([request])
+        while not job.planned:  # it has a text said first
+            raise_errors(decoder.step())
         plan = job.plan
 
         def watched(step: Step) -> Tensor:
@@ -96,10 +100,27 @@ def record(adapter: Adapter, request: Request) -> Run:
         job.plan = replace(plan, rule=watched)
         rounds = 0
         while decoder.jobs:
-            decoder.step()
+            raise_errors(decoder.step())
             rounds += 1
     assert job.answer is not None
     return Run(job.answer, steps, ruled, plan, count, rounds)
+
+
+def raise_errors(told: Sequence[tuple[Any, Any]]) -> None:
+    for _, event in told:
+        if isinstance(event, Exception):
+            raise event
+
+
+def said_alone(
+    adapter: Adapter, prompt: Prompt, most: int, policies: Sequence[AttentionPolicy] = ()
+) -> tuple[list[int], Tensor]:
+    """A prompt's greedy continuation beside decoding: the tokens, and their rows [n, V]."""
+    rows: list[Tensor] = []
+    aside = Aside.of(prompt, policies, ends=adapter.ends, most=most, each=rows.append)
+    alone(adapter, [aside])
+    assert aside.error is None
+    return aside.tokens, torch.stack(rows)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from transformers import (
 import halu
 from halu.adapters import Adapter, supported
 from halu.adapters.cache import RowCache
+from halu.adapters.vision import Features, Vision
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.engine import Local
@@ -321,8 +322,6 @@ def test_pictures_read_from_pixels_give_the_same_pixels_again(
 def test_features_of_a_picture_are_computed_once_and_not_confused(
     adapter: Any, picture: Any
 ) -> None:
-    from halu.adapters.runner import FEATURES_KEPT
-
     mine, looks = random_adapter("llava"), []
     mine.tower.register_forward_hook(lambda *call: looks.append(1))
     first, second = (encoded(mine, picture, [(56, 56)]) for _ in range(2))
@@ -331,11 +330,48 @@ def test_features_of_a_picture_are_computed_once_and_not_confused(
     other = mine.with_pixels(first, lambda pixels: pixels + 1e-3)
     assert not torch.equal(mine.runner.features(other).tokens, mine.runner.features(first).tokens)
     assert len(looks) == 2
-    for seed in range(FEATURES_KEPT):
-        mine.runner.features(mine.with_images(first, (picture(seed=100 + seed),)))
-    assert len(mine.runner._features) == FEATURES_KEPT
-    mine.runner.features(first)
-    assert len(looks) == 3 + FEATURES_KEPT
+
+
+def test_features_are_kept_up_to_a_bound_in_bytes(adapter: Any, picture: Any) -> None:
+    mine, looks = adapter("llava"), []
+
+    def look(pixels: Any) -> Features:
+        looks.append(len(pixels["pixel_values"]))
+        return mine.look(pixels)
+
+    first, *others = (encoded(mine, picture, [(56, 56 + n)]) for n in range(4))
+    size = mine.runner.features(first).size
+    vision = Vision(look, mine.runner.device, kept_bytes=3 * size + 1)
+    for prompt in (first, *others[:2], first):
+        vision.features([prompt])
+    assert looks == [1] * 3
+    vision.features([others[2]])  # the least recently used leaves
+    vision.features([first])
+    assert looks == [1] * 4
+    vision.features([others[0]])
+    assert looks == [1] * 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pictures_go_through_the_tower_together(family: str, adapter: Any, picture: Any) -> None:
+    """Those whose pixels have the same shapes; the features are those of each alone."""
+    mine, looks = adapter(family), []
+
+    def look(pixels: Any) -> Features:
+        looks.append(1)
+        return mine.look(pixels)
+
+    sizes = [[(60, 90)], [(60, 90), (60, 90)], [(60, 91)], []]
+    prompts = [encoded(mine, picture, size) for size in sizes]
+    vision = Vision(look, mine.runner.device)
+    together = vision.features(prompts)
+    assert len(looks) == 1
+    assert together[3] is None
+    for prompt, found in zip(prompts[:3], together, strict=False):
+        (alone,) = Vision(mine.look, mine.runner.device).features([prompt])
+        assert (found.tokens - alone.tokens).abs().max() < 1e-4
+        for a, b in zip(found.deep, alone.deep, strict=True):
+            assert (a - b).abs().max() < 1e-4
 
 
 # The stock model's numbers

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from recorder import ONLY_ON, PARAMS, counted, ending, full_rows, record
-from test_strategies import SAID
 
 from halu.adapters.cache import RowCache
 from halu.decode import Decoder
@@ -87,10 +86,9 @@ def test_a_mixed_batch_gives_what_each_gives_alone(
     assert [ids(answer) for answer in together] == [ids(answer) for answer in alone]
     assert [a.usage for a in together] == [a.usage for a in alone]
     assert len({tuple(ids(answer)) for answer in alone}) > 10, "the mixture is not a mixture"
-    said = [SAID.get(one.strategy or "", 0) for one in everything]  # beside decoding, one by one
-    own = zip(costs, said, strict=True)
-    assert count.tokens == max(cost.tokens - beside for cost, beside in own) + sum(said)
-    assert count.prompts == 1 + sum(cost.prompts - 1 for cost in costs)
+    # Texts and prompts beside decoding go through the model with everything else.
+    assert count.tokens == max(cost.tokens for cost in costs)
+    assert count.prompts < sum(cost.prompts - 1 for cost in costs)
     assert count.rows == sum(cost.rows for cost in costs)
 
 

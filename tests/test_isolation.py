@@ -14,6 +14,7 @@ from halu.attention.steered import Steered
 from halu.decode import Decoder
 from halu.engine import Local
 from halu.job import Job
+from halu.running import count
 from halu.search import Pick
 from halu.strategy import Step
 from halu.types import Answer, Request
@@ -121,7 +122,7 @@ def test_one_job_fails_and_the_others_go_on(
     failed = []
     while decoder.jobs:
         failed += [(job, e) for job, e in decoder.step() if isinstance(e, Exception)]
-        assert decoder.cache.rows == sum(job.count for job in decoder.jobs)
+        assert decoder.cache.rows == sum(map(count, decoder.jobs))
     ((job, error),) = failed
     assert job is jobs[1]
     assert isinstance(error, Broken)
@@ -229,9 +230,9 @@ def test_a_job_knows_how_many_rows_it_may_take(
     asked = asking(picture(), "a", strategy=strategy, params=params, max_new_tokens=6)
     (job,) = decoder.add([asked])
     assert job.width == decoder.width == width
-    most = job.count
+    most = count(job)
     while decoder.jobs:
         decoder.step()
-        most = max(most, job.count)
+        most = max(most, count(job))
     assert most == width
     assert decoder.width == 0

@@ -22,7 +22,7 @@ from test_parity import DATA, NO, Z1, Stored, Stub, Z, arrays, assert_close, com
 from torch import Tensor
 
 import halu
-from halu import aside
+from halu.aside import Aside, alone, continued
 from halu.decoders import agla, halc
 from halu.engine import Local
 from halu.errors import BadInput, Unavailable, Unsupported
@@ -322,7 +322,9 @@ def test_branches_can_be_asked_what_follows_an_answer(
     mine = adapter(family)
     prompts = [mine.encode(question("a dog", picture(w, 60))) for w in (60, 110)]
     for said in ([7, 40, 11, 9], [5], []):
-        rows = aside.after(mine, prompts, said)
+        asides = [Aside.of(continued(prompt, said)) for prompt in prompts]
+        alone(mine, asides)
+        rows = [one.row for one in asides]
         for row, prompt in zip(rows, prompts, strict=True):
             assert (row - full_rows(stock(family), prompt, said)[-1]).abs().max() < 1e-4
 

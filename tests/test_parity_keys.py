@@ -25,6 +25,7 @@ from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.attention.trace import Trace
+from halu.context import RequestContext
 from halu.decoders.caac import CAAC, NONSENSE, Calibrated, evened, factors
 from halu.decoders.fia import on_first_grids, token_sets
 from halu.decoders.sparc import Progress
@@ -32,7 +33,7 @@ from halu.engine import Local, load
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.host import disable, enable
 from halu.layout import Grid, ImageSpan, Layout
-from halu.planning import RequestContext, steered
+from halu.planning import steered
 from halu.prompt import Prompt
 from halu.strategy import Branch
 from halu.testing.random_models import FAMILIES

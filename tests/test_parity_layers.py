@@ -20,6 +20,7 @@ from recorder import PARAMS, ending, full_rows, record
 from test_parity import DATA, NO, Z1, Stub, Z, arrays, assert_close, combined, plan_of
 from torch import Tensor
 
+from halu.aside import Aside
 from halu.decoders.code import ASK, difference
 from halu.decoders.deco import middle
 from halu.decoders.dola import candidates, distance
@@ -225,7 +226,7 @@ class Telling(Stub):
 
     def say(self, branch: Branch, max_new_tokens: int) -> Said:
         self.asked[branch.name]["tokens"] = max_new_tokens
-        return Said((1,), torch.zeros(1, 4), f"a thing of {max_new_tokens}")
+        return Said((1,), f"a thing of {max_new_tokens}")
 
 
 @cases("code.combine")
@@ -706,12 +707,10 @@ def test_refusals(
 
 
 def test_an_aside_needs_the_pictures_themselves(adapter: Any, picture: Any) -> None:
-    from halu import aside
-
     mine = adapter("llava")
     prompt = replace(mine.encode(question("a", picture())), pixels={})
     with pytest.raises(Unsupported, match="hides this model's pictures"):
-        next(aside.rows(mine, prompt))
+        Aside.of(prompt)
 
 
 def test_a_description_that_ends_at_once_leaves_the_place_empty(adapter: Any, picture: Any) -> None:

@@ -74,12 +74,17 @@ class Asker(Stub):
         super().__init__(prompt)
         self.request = Request(messages=messages)
         self.speak: Callable[[Branch, int, Any], Said] | None = None
+        self.rows = torch.zeros(2, 4)
 
     def branch(self, name: str, **view: Any) -> Branch:
         return replace(super().branch(name, **view), messages=view.get("messages"))
 
-    def say(self, branch: Branch, max_new_tokens: int, policies: Any = ()) -> Said:
+    def say(
+        self, branch: Branch, max_new_tokens: int, policies: Any = (), each: Any = None
+    ) -> Said:
         assert self.speak is not None
+        for row in self.rows if each is not None else ():
+            each(row)
         return self.speak(branch, max_new_tokens, policies)
 
 
@@ -95,7 +100,7 @@ def test_every_vector_is_used_and_every_file_is_there() -> None:
 def vdgd(rows: Tensor, **params: Any) -> Plan:
     """The plan after a description with these rows."""
     ctx = Asker(question("Why?", Image.new("RGB", (8, 8))))
-    ctx.speak = lambda *asked: Said((0,) * len(rows), rows, "A dog.")
+    ctx.speak, ctx.rows = lambda *asked: Said((0,) * len(rows), "A dog."), rows
     return plan_of("vdgd", ctx, **params)
 
 
@@ -153,7 +158,7 @@ def test_vdgd_asks_for_a_description_and_puts_it_before_the_question() -> None:
     )
     ctx = Asker(messages)
     ctx.speak = lambda branch, most, policies: (
-        Said((1, 2), torch.zeros(2, 4), "A dog.") if most == 7 else pytest.fail("limit")
+        Said((1, 2), "A dog.") if most == 7 else pytest.fail("limit")
     )
     own = {"describe": "Tell all for: {question}", "prefix": "It shows:", "describe_tokens": 7}
     plan = plan_of("vdgd", ctx, **own)
@@ -264,7 +269,7 @@ def looking(maps: dict[str, Tensor], layers: Sequence[int]) -> Callable[..., Sai
                     row = torch.cat([1 - step[layer].sum()[None], step[layer]])
                     policy.look(layer, row.log().expand(2, -1))
         looked.append(policy)
-        return Said((0,) * len(own), torch.zeros(len(own), 4), "")
+        return Said((0,) * len(own), "")
 
     looked: list[Any] = []
     speak.looked = looked  # type: ignore[attr-defined]

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from recorder import full_rows, same_rows
+from recorder import full_rows, said_alone, same_rows
 from torch import Tensor
 
-from halu import aside
 from halu.adapters.cache import RowCache
 from halu.attention import KeyMap, ScoreMap, grouped_attention, merge, weighted_attention
 from halu.attention.policy import AttentionPolicy, Stacked
@@ -223,14 +222,14 @@ def test_policies_see_streams_scores_and_columns(family: str, adapter: Any, pict
     mine = adapter(family)
     prompt = encoded(mine, picture)
     notes, layers = Notes(mine.facts.layers), mine.facts.layers
-    said = aside.say(mine, prompt, 3, (notes,))
+    tokens, rows = said_alone(mine, prompt, 3, (notes,))
     assert [layer for layer, _ in notes.streams] == list(range(layers + 1)) * 3
     assert {tuple(h.shape[:1]) for _, h in notes.streams[: layers + 1]} == {(len(prompt.ids),)}
     assert [x.shape[1] - len(prompt.ids) for x in notes.scores] == [0, 1, 2]
     assert torch.allclose(notes.columns[0].sum(-1), torch.full((4,), 2.0), atol=1e-5)
     assert len(notes.columns) == 1
-    assert torch.equal(torch.stack(notes.said), said.rows)
-    assert said.tokens == tuple(row.argmax().item() for row in said.rows)
+    assert torch.equal(torch.stack(notes.said), rows)
+    assert tokens == [row.argmax().item() for row in rows]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -239,9 +238,9 @@ def test_an_aside_says_what_stock_decoding_says(
 ) -> None:
     mine = adapter(family)
     prompt = encoded(mine, picture)
-    said = aside.say(mine, prompt, 4)
-    wanted = full_rows(stock(family), prompt, said.tokens)[:4]
-    assert (said.rows - wanted).abs().max() < 1e-4
+    tokens, rows = said_alone(mine, prompt, 4)
+    wanted = full_rows(stock(family), prompt, tokens)[:4]
+    assert (rows - wanted).abs().max() < 1e-4
 
 
 class Replace(AttentionPolicy):
@@ -261,9 +260,9 @@ def test_a_stream_can_be_replaced(family: str, adapter: Any, picture: Any) -> No
     mine = adapter(family)
     prompt = encoded(mine, picture)
     for layer in (0, mine.facts.layers):
-        rows = aside.say(mine, prompt, 2, (Replace(layer),)).rows
+        _, rows = said_alone(mine, prompt, 2, (Replace(layer),))
         assert torch.allclose(rows, rows[:, :1].expand_as(rows), atol=1e-6)  # the head of zeros
-    assert aside.say(mine, prompt, 1).rows.std() > 0.1
+    assert said_alone(mine, prompt, 1)[1].std() > 0.1
 
 
 @pytest.mark.parametrize("family", CHECKED)
@@ -408,5 +407,6 @@ def test_a_branch_may_have_policies_of_its_own(adapter: Any, picture: Any) -> No
 
 def test_rows_of_scores_reach_rules_and_policies_unchanged(adapter: Any, picture: Any) -> None:
     mine = adapter("llava")
-    row = aside.say(mine, encoded(mine, picture), 1).rows[0]
-    assert same_rows(row, next(aside.rows(mine, encoded(mine, picture))))
+    prompt, row = encoded(mine, picture), Steered(encoded(mine, picture).layout)
+    (wanted,) = mine.runner.read([prompt], [row], RowCache(mine.facts.layers))
+    assert same_rows(said_alone(mine, prompt, 1)[1][0], wanted)

@@ -15,9 +15,8 @@ from typing import Any
 import oracles
 import pytest
 import torch
-from recorder import ONLY_ON, PARAMS, Run, full_rows, record, same_rows
+from recorder import ONLY_ON, PARAMS, Run, full_rows, record, said_alone, same_rows
 
-from halu import aside
 from halu.adapters import Adapter
 from halu.attention import ScoreMap
 from halu.attention.policy import AttentionPolicy
@@ -560,8 +559,8 @@ def test_a_supporting_branch_is_steered_too(family: str, adapter: Any, picture: 
     assert (first.main - var.steps[0].main).abs().max() < 1e-4
     assert (first.rows["transformed"] - alone.rows["transformed"]).abs().max() > 1e-3
     (turned,) = both.plan.extra
-    again = aside.rows(adapter(family), turned.prompt, steered(both.plan, turned)())
-    assert (first.rows["transformed"] - next(again)).abs().max() < 1e-4
+    _, again = said_alone(adapter(family), turned.prompt, 1, steered(both.plan, turned)())
+    assert (first.rows["transformed"] - again[0]).abs().max() < 1e-4
     for step, row in zip(both.steps, both.ruled, strict=True):
         kept = ~torch.isneginf(row)
         wanted = step.main + 3.0 * step.rows["transformed"]

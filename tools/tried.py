@@ -57,7 +57,8 @@ def cost(strategy: type[Strategy]) -> Cost:
     """Read off the plan that a strategy makes on a random model."""
     from PIL import Image
 
-    from halu.planning import RequestContext, choose, steered
+    from halu.context import RequestContext
+    from halu.planning import choose, steered
     from halu.types import Request, question
 
     texts = []

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from halu.adapters.attention import NAME, register
 from halu.adapters.inputs import how_many, unpadded_rows
-from halu.adapters.runner import Features, Runner
+from halu.adapters.runner import Runner
+from halu.adapters.vision import Features
 from halu.errors import BadInput, Failed, Unsupported
 from halu.layout import Grid, ImageSpan, Layout
 from halu.prompt import Prompt

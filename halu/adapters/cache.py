@@ -6,6 +6,8 @@ the causal order already hides the padding, and the next token overwrites it. Th
 independent: any may leave, be copied or be cut short while the others go on.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -23,21 +25,35 @@ class RowCache(Cache):  # type: ignore[misc]
         self.keys: list[Tensor | None] = [None] * layers
         self.values: list[Tensor | None] = [None] * layers
         self.rows = 0
+        self._rows: list[int] = []
+        self._sources: list[int] | None = None
         self._slots: Tensor | None = None
-        self._first = 0
         self._needed = 0
 
-    def fill_prompts(self, count: int, longest: int) -> None:
-        """The next forward carries `count` prompts, at most `longest` tokens, into new rows at the
-        end.
-        """
-        self._slots = None
-        self._first, self.rows = self.rows, self.rows + count
+    def add(self, count: int) -> None:
+        """Makes so many new rows at the end; what fills them comes next."""
+        self.rows += count
+
+    def fill_prompts(self, rows: Sequence[int], longest: int) -> None:
+        """The next forward carries prompts, at most `longest` tokens, into these rows."""
+        self._rows = list(rows)
+        self._sources = self._slots = None
         self._needed = longest
 
-    def fill_tokens(self, lengths: list[int], device: torch.device) -> None:
+    def fill_rests(
+        self, rows: Sequence[int], sources: Sequence[int], starts: Sequence[int], longest: int
+    ) -> None:
+        """The next forward carries the rest of prompts, at most `longest` tokens, into these rows,
+        from slot `start` on; what comes before is copied from other rows.
+        """
+        self._rows, self._sources = list(rows), list(sources)
+        self._slots = torch.tensor(starts)[:, None] + torch.arange(longest)
+        self._needed = max(starts) + longest
+
+    def fill_tokens(self, lengths: Sequence[int]) -> None:
         """The next forward carries one token for each row, to slot `length` of the row."""
-        self._slots = torch.tensor(lengths, device=device)
+        self._rows, self._sources = list(range(self.rows)), None
+        self._slots = torch.tensor(lengths)[:, None]
         self._needed = max(lengths) + 1
 
     def update(
@@ -51,15 +67,19 @@ class RowCache(Cache):  # type: ignore[misc]
         """Stores the new keys and values and returns all that the forward's queries may see."""
         keys = self._room(self.keys, layer_idx, key_states)
         values = self._room(self.values, layer_idx, value_states)
+        own = _run(self._rows)
         if self._slots is None:
-            new = slice(self._first, self.rows)
-            keys[new, :, : key_states.shape[2]] = key_states
-            values[new, :, : value_states.shape[2]] = value_states
+            keys[own, :, : key_states.shape[2]] = key_states
+            values[own, :, : value_states.shape[2]] = value_states
             return key_states, value_states
-        every = torch.arange(self.rows, device=keys.device)
-        keys[every, :, self._slots] = key_states[:, :, 0]
-        values[every, :, self._slots] = value_states[:, :, 0]
-        return keys[: self.rows, :, : self._needed], values[: self.rows, :, : self._needed]
+        if self._slots.device != keys.device:
+            self._slots = self._slots.to(keys.device)
+        rows = torch.tensor(self._rows, device=keys.device)[:, None]
+        for tensor, new in ((keys, key_states), (values, value_states)):
+            if self._sources is not None:
+                tensor[own] = tensor[self._sources]
+            tensor[rows, :, self._slots] = new.transpose(1, 2)
+        return keys[own, :, : self._needed], values[own, :, : self._needed]
 
     def arrange(self, sources: list[int]) -> None:
         """Row i becomes what row sources[i] was; rows beyond the list are given up, their memory
@@ -101,3 +121,9 @@ class RowCache(Cache):  # type: ignore[misc]
             grown[: old.shape[0], :, : old.shape[2]] = old
         tensors[layer] = grown
         return grown
+
+
+def _run(rows: list[int]) -> slice | list[int]:
+    """Rows as a slice, where they are one, so that reading them copies nothing."""
+    run = slice(rows[0], rows[-1] + 1)
+    return run if rows == list(range(run.start, run.stop)) else rows

@@ -10,7 +10,7 @@ from transformers.image_processing_utils import select_best_resolution
 
 from halu.adapters.adapter import Adapter
 from halu.adapters.pixels import unnormalised
-from halu.adapters.runner import Features
+from halu.adapters.vision import Features
 from halu.errors import Unsupported
 from halu.layout import Grid
 

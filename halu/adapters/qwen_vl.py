@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halu.adapters.adapter import Adapter
 from halu.adapters.pixels import unnormalised
-from halu.adapters.runner import Features
+from halu.adapters.vision import Features
 from halu.layout import Grid
 
 

@@ -3,45 +3,21 @@
 Nothing on the model changes during a request: positions, masks and steering are arguments.
 """
 
-import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from halu.adapters.cache import RowCache
+from halu.adapters.sharing import WORTH, Reading, reading
 from halu.adapters.small_batch import ROWS, FewRows
+from halu.adapters.vision import Features, Look, Vision
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
-from halu.errors import Failed
 from halu.prompt import Prompt
 from halu.strategy import Tap
-
-FEATURES_KEPT = 32
-"""Pictures whose features are kept, least recently used out first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What the vision tower says of one prompt's pictures.
-
-    Attributes:
-        tokens: one row for each image token, all pictures in order [N, hidden].
-        deep: rows added to the image tokens after the first layers (Qwen3-VL's DeepStack), [N,
-            hidden] each.
-    """
-
-    tokens: Tensor
-    deep: tuple[Tensor, ...] = ()
-
-
-Look = Callable[[Mapping[str, Tensor]], Features]
-"""A family's vision tower: pixels to features."""
 
 
 class Runner:
@@ -57,10 +33,9 @@ class Runner:
         self.model = model
         self.text = model.model.language_model
         self.device: torch.device = model.device
-        self._look = look
+        self.vision = Vision(look, self.device)
+        self.worth = WORTH
         self._axes = axes
-        self._features: OrderedDict[str, Features] = OrderedDict()
-        self._lock = threading.Lock()
         layers = self.text.layers
         self._hooks = [
             layer.register_forward_pre_hook(_reader(index), with_kwargs=True)
@@ -74,41 +49,51 @@ class Runner:
             hook.remove()
 
     def features(self, prompt: Prompt) -> Features | None:
-        """The prompt's picture rows; each distinct picture goes through the vision tower once."""
-        if not prompt.layout.images:
-            return None
-        key = _digest(prompt.pixels)
-        with self._lock:
-            found = self._features.pop(key, None)
-        if found is None:
-            on_device = {k: v.to(self.device) for k, v in prompt.pixels.items()}
-            found = self._look(on_device)
-            if found.tokens.shape[0] != prompt.layout.image_tokens:
-                raise Failed(
-                    f"The vision tower gave {found.tokens.shape[0]} rows"
-                    f" for {prompt.layout.image_tokens} image tokens."
-                )
-        with self._lock:
-            self._features[key] = found
-            while len(self._features) > FEATURES_KEPT:
-                self._features.popitem(last=False)
-        return found
+        """The prompt's picture rows, none without a picture."""
+        return self.vision.features([prompt])[0]
 
     @torch.inference_mode()
     def read(
         self, prompts: Sequence[Prompt], steered: Sequence[Steered], cache: RowCache
     ) -> Tensor:
-        """Runs prompts into new rows of the cache, all in one forward; their last rows of scores
-        [n, V] in float32.
+        """Runs prompts into new rows of the cache, in one forward, or in two where beginnings are
+        shared; their last rows of scores [n, V] in float32.
         """
-        lengths = [len(p.ids) for p in prompts]
-        embeds, extra = self._embedded(prompts, max(lengths))
-        cache.fill_prompts(len(prompts), max(lengths))
-        positions = _stack([p.positions for p in prompts], max(lengths))
-        steering = Steering(steered, lengths, prefill=True)
-        hidden = self._forward(embeds, positions, None, cache, steering, **extra)
+        first, plan = cache.rows, reading(prompts, steered, self.worth)
+        cache.add(len(prompts))
+        scores = [self._read(prompts, steered, cache, first, plan.whole)]
+        if plan.rest:
+            scores.append(self._read(prompts, steered, cache, first, plan.rest, plan))
+        order = torch.tensor([*plan.whole, *plan.rest]).argsort()
+        return torch.cat(scores)[order.to(self.device)] if plan.rest else scores[0]
+
+    def _read(
+        self,
+        prompts: Sequence[Prompt],
+        steered: Sequence[Steered],
+        cache: RowCache,
+        first: int,
+        chosen: Sequence[int],
+        plan: Reading | None = None,
+    ) -> Tensor:
+        """Reads some of the prompts; under a plan what each has not in common with its source."""
+        some = [prompts[index] for index in chosen]
+        starts = [0] * len(some) if plan is None else list(plan.starts)
+        lengths = [len(prompt.ids) - start for prompt, start in zip(some, starts, strict=True)]
+        longest, rows, mask = max(lengths), [first + index for index in chosen], None
+        if plan is None:
+            cache.fill_prompts(rows, longest)
+        else:
+            cache.fill_rests(rows, [first + index for index in plan.sources], starts, longest)
+            mask = _after(starts, longest).to(self.device)
+        embeds, extra = self._embedded(some, starts, longest)
+        positions = _stack(
+            [p.positions[..., start:] for p, start in zip(some, starts, strict=True)], longest
+        )
+        steering = Steering([steered[index] for index in chosen], lengths, prefill=True)
+        hidden = self._forward(embeds, positions, mask, cache, steering, **extra)
         last = torch.tensor(lengths, device=self.device) - 1
-        return self._scores(hidden[torch.arange(len(prompts), device=self.device), last])
+        return self._scores(hidden[torch.arange(len(some), device=self.device), last])
 
     @torch.inference_mode()
     def step(
@@ -123,7 +108,7 @@ class Runner:
         float32.
         """
         ids = torch.tensor(tokens, device=self.device)[:, None]
-        cache.fill_tokens(list(lengths), self.device)
+        cache.fill_tokens(lengths)
         seen = [length + 1 for length in lengths]
         mask = None
         if len(set(seen)) > 1:
@@ -139,23 +124,30 @@ class Runner:
             hidden = self._forward(embeds, place, mask, cache, steering)
             return self._scores(hidden)[:, 0]
 
-    def _embedded(self, prompts: Sequence[Prompt], longest: int) -> tuple[Tensor, dict[str, Any]]:
-        """Prompts as rows of embeddings, padded on the right, with the pictures' rows in place; and
-        what the first layers are to add.
+    def _embedded(
+        self, prompts: Sequence[Prompt], starts: Sequence[int], longest: int
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Prompts from their starts on as rows of embeddings, padded on the right, with the
+        pictures' rows in place; and what the first layers are to add.
         """
         ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt.ids)] = torch.tensor(prompt.ids)
-        embeds = self.text.get_input_embeddings()(ids.to(self.device))
-        mask = torch.zeros(ids.shape, dtype=torch.bool, device=self.device)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
         deep: list[tuple[Tensor, ...]] = []
-        for row, prompt in enumerate(prompts):
-            features = self.features(prompt)
+        rows: list[Tensor] = []
+        seen = self.vision.features(prompts)
+        for row, (prompt, start, features) in enumerate(zip(prompts, starts, seen, strict=True)):
+            length = len(prompt.ids) - start
+            ids[row, :length] = torch.tensor(prompt.ids[start:])
             if features is not None:
-                mine = torch.from_numpy(prompt.layout.is_image()).to(self.device)
-                mask[row, : len(mine)] = mine
-                embeds[row, mask[row]] = features.tokens.to(embeds.dtype)
-                deep.append(features.deep)
+                image = torch.from_numpy(prompt.layout.is_image())
+                mask[row, :length] = image[start:]
+                before = int(image[:start].sum())
+                rows.append(features.tokens[before:])
+                deep.append(tuple(part[before:] for part in features.deep))
+        embeds = self.text.get_input_embeddings()(ids.to(self.device))
+        mask = mask.to(self.device)
+        if rows:
+            embeds[mask] = torch.cat(rows).to(embeds.dtype)
         if not any(deep):
             return embeds, {}
         layers = [torch.cat(parts) for parts in zip(*deep, strict=True)]
@@ -203,14 +195,11 @@ def _stack(positions: Sequence[Tensor], longest: int) -> Tensor:
     return torch.stack(padded, dim=-2)
 
 
-def _digest(pixels: Mapping[str, Tensor]) -> str:
-    """Full hash of the pixels with their shapes: two pictures never share features."""
-    digest = hashlib.sha256()
-    for key in sorted(pixels):
-        value = pixels[key].contiguous().cpu()
-        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _after(starts: Sequence[int], longest: int) -> Tensor:
+    """Which keys the queries see that follow so many others [n, 1, Q, K]."""
+    keys = torch.arange(max(starts) + longest)
+    last = torch.tensor(starts)[:, None] + torch.arange(longest)
+    return (keys <= last[..., None])[:, None]
 
 
 def _reader(layer: int) -> Callable[..., Any]:

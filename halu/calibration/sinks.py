@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from halu import aside
+from halu.aside import Aside, alone
 from halu.attention.policy import AttentionPolicy
 from halu.calibration.labelled import Tell
 from halu.engine import Local
@@ -50,7 +50,7 @@ def find(
         tell(number, len(pictures))
         peaks = Peaks(vlm.adapter.facts.layers)
         prompt = vlm.adapter.encode(question(QUESTION, picture))
-        next(aside.rows(vlm.adapter, prompt, (peaks,)))
+        alone(vlm.adapter, [Aside.of(prompt, (peaks,))])
         found = torch.stack(peaks.values)  # [layers, T, D]
         leaders += found.amax((0, 1)) / len(pictures)
         seen.append(found.amax(0))

@@ -7,7 +7,7 @@ from pathlib import Path
 from halu.errors import BadInput
 from halu.eval.answers import Reply, read_replies, refuse_gaps
 from halu.eval.chair_files import ChairFiles
-from halu.eval.chair_rules import NAMES, PUBLISHED
+from halu.eval.chair_rules import NAMES, PUBLISHED, WHOLE
 from halu.eval.chair_tables import SYNONYMS
 from halu.eval.coco import annotation_files, image_id, read_coco
 from halu.eval.records import read_entries
@@ -22,6 +22,7 @@ class ChairScorer:
 
     rules: tuple[str, ...] = NAMES
     published: tuple[str, ...] = PUBLISHED
+    options: tuple[str, ...] = (WHOLE,)
     needs: str = _NEEDS
 
     def read(self, given: Given, rules: Sequence[str]) -> Reading:
@@ -91,4 +92,5 @@ def _near(annotations: Sequence[Path]) -> Path | None:
     return None
 
 
-scorers.register("chair", aliases=("chair-scenes",))(ChairScorer())
+scorers.register("chair")(ChairScorer())
+scorers.register("chair-scenes")(ChairScorer(rules=("chair-words",), published=("chair-words",)))

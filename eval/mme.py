@@ -33,7 +33,7 @@ TOTALS = (
     Total("perception", "score", PERCEPTION, "sum", "sum of ten tasks, at most 2,000"),
     Total("cognition", "score", COGNITION, "sum", "sum of four tasks, at most 800"),
     Total("hallucination_subset", "score", HALLUCINATION, "sum", "papers' subset, at most 800"),
-    Total("score", "score", TASKS, "sum", "perception and cognition, at most 2,800"),
+    Total("total", "score", TASKS, "sum", "perception and cognition, at most 2,800"),
 )
 _ANSWERS = ("questions", "right", "tp", "fp", "tn", "fn", "other")
 COUNTS = (*_ANSWERS, "images", "both")

@@ -158,4 +158,4 @@ def _labelled(replies: Sequence[Reply]) -> list[Sample]:
     return found
 
 
-scorers.register("pope")(PopeScorer())
+scorers.register("pope", aliases=("pope-scenes",))(PopeScorer())

@@ -64,7 +64,8 @@ class Reading:
 class Scorer(Protocol):
     """How the answer files of one benchmark are read.
 
-    It may also have `published`, the rules meant by "all" where those are not all of `rules`.
+    It may also have `published`, the rules meant by "all" where those are not all of `rules`, and
+    `options`, which a rule's name may carry after a colon.
     """
 
     @property
@@ -159,20 +160,20 @@ def score(name: str, given: Given, rules: str | None = None) -> Scored:
 def asked(scorer: Scorer, rules: str | None) -> list[str]:
     """List the rules meant by "all", by None (the first), or by names with commas between.
 
-    A name may carry an option of the benchmark's own after a colon.
-
     Raises:
-        Unknown: for a rule that does not exist.
+        Unknown: for a rule that does not exist, or an option that it does not have.
     """
-    known = scorer.rules
     if rules is None:
-        return [known[0]]
+        return [scorer.rules[0]]
     base, colon, option = rules.partition(":")
     if base == ALL:
-        return [f"{rule}{colon}{option}" for rule in getattr(scorer, "published", known)]
-    names = [name.strip() for name in rules.split(",")]
+        names = [f"{rule}{colon}{option}" for rule in getattr(scorer, "published", scorer.rules)]
+    else:
+        names = [name.strip() for name in rules.split(",")]
+    known = [*scorer.rules]
+    known += [f"{rule}:{option}" for rule in known for option in getattr(scorer, "options", ())]
     for name in names:
-        if name.partition(":")[0] not in known:
+        if name not in known:
             raise Unknown("rule", name, [*known, ALL], param="--rules")
     return list(dict.fromkeys(names))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from halu.errors import BadInput
+from halu.errors import BadInput, Unknown
 from halu.eval.benchmark import benchmarks
 from halu.eval.chair import COUNTS, rates, score_caption
 from halu.eval.chair_tables import family_rules, read_synonyms
@@ -204,6 +204,8 @@ def test_rule_sets_and_forms_of_caption_files(
         assert found["chair-opera"].counts["mentions_wrong"] == 3
     whole = score("chair", Given(path, questions, (coco,), tables), "chair-nltk:whole-sentences")
     assert whole.rules["chair-nltk:whole-sentences"].counts["mentions"] == 3
+    with pytest.raises(Unknown, match="whole-sentences"):
+        score("chair", Given(path, questions, (coco,), tables), "chair-nltk:whole-sentence")
 
 
 def test_precision_counts_distinct_objects() -> None:

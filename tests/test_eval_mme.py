@@ -57,7 +57,7 @@ def test_official_sample_answers() -> None:
     totals = found.rules["mme"].metrics
     for name in ("perception", "cognition", "hallucination_subset"):
         assert totals[name] == pytest.approx(expected[name], abs=1e-9)
-    assert totals["score"] == totals["perception"] + totals["cognition"]
+    assert totals["total"] == totals["perception"] + totals["cognition"]
     for task, known in expected["per_task"].items():
         figures = found.splits[task]["mme"]
         assert figures.metrics["score"] == pytest.approx(known["score"])

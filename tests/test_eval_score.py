@@ -89,8 +89,9 @@ def test_rules_side_by_side_disagree_about_capitals_and_snowboards(
     assert any("differently" in warning for warning in found.warnings)
     two = score("pope", Given(answers(tmp_path / "a.jsonl", texts), asked), "vcd,opera")
     assert list(two.rules) == ["vcd", "opera"]
-    with pytest.raises(Unknown, match="vlmevalkit"):
-        score("pope", Given(tmp_path / "a.jsonl", asked), "vlmeval")
+    for wrong in ("vlmeval", "vcd,mine", "pope:whole-sentences", "all:mine", ""):
+        with pytest.raises(Unknown):
+            score("pope", Given(tmp_path / "a.jsonl", asked), wrong)
 
 
 def test_answers_are_joined_by_id_and_not_by_order(asked: Path, tmp_path: Path) -> None:
@@ -330,3 +331,19 @@ def test_the_command_prints_a_table_or_a_document(halu: Any, asked: Path, tmp_pa
         code, out, err = halu(*args, *wrong)
         assert (code, out, err.count("\n")) == (2, "", 1)
     assert halu("score", "poppe", path)[0] == 2
+
+
+def test_scenes_that_halu_writes_are_scored_by_name(halu: Any, tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    assert halu("scenes", world, "--n", 4, "--seed", 2)[0] == 0
+    path = world / "pope" / "scenes_pope_random.json"
+    asked = [json.loads(line) for line in path.read_text().splitlines()]
+    said = [{"question_id": q["question_id"], "text": q["label"]} for q in asked]
+    found = score("pope-scenes", Given(lines(tmp_path / "a.jsonl", said), path))
+    assert found.rules["pope"].metrics["accuracy"] == 1
+    images = json.loads((world / "chair" / "captions.json").read_text())["annotations"]
+    captions = [{"image_id": c["image_id"], "caption": c["caption"]} for c in images]
+    first = {caption["image_id"]: caption for caption in captions}
+    path = lines(tmp_path / "c.jsonl", list(first.values()))
+    found = score("chair-scenes", Given(path, None, (world / "chair",)))
+    assert found.rules["chair-words"].metrics["chair_i"] == 0

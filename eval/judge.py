@@ -57,7 +57,6 @@ class Judge:
         self.endpoint = Endpoint(url, key=key, who="judge", retries=retries, seconds=TIMEOUT)
         self.model = model
         self.cache = cache
-        self.parallel = parallel
         self._free = threading.BoundedSemaphore(parallel)
 
     def ask(self, prompt: str, picture: Image.Image | None = None) -> str:
@@ -78,13 +77,6 @@ class Judge:
                 {"url": self.endpoint.url, "model": self.model, "prompt": prompt, "reply": reply},
             )
         return reply
-
-    def ask_all(self, prompts: Sequence[str]) -> list[str]:
-        """Ask many questions side by side; equal ones once. Replies are in the order of asking."""
-        unlike = list(dict.fromkeys(prompts))
-        with ThreadPoolExecutor(self.parallel) as pool:
-            replies = dict(zip(unlike, pool.map(self.ask, unlike), strict=True))
-        return [replies[prompt] for prompt in prompts]
 
     def _request(self, prompt: str, picture: Image.Image | None) -> dict[str, Any]:
         content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]

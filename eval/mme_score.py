@@ -39,7 +39,7 @@ class MmeScorer:
 
     def read(self, given: Given, rules: Sequence[str]) -> Reading:
         """Read responses, and the questions from where they are told."""
-        results = _results(given.answers) if given.answers.is_dir() else None
+        results = _results(given.answers)
         asked = None if given.questions is None else _questions(given.questions)
         if asked is None:
             if results is None:
@@ -56,11 +56,15 @@ class MmeScorer:
         return Reading({rule: Column(MmeFiles(), answers) for rule in rules}, _warnings(samples))
 
 
-def _results(folder: Path) -> dict[str, list[Line]]:
-    files = task_files(folder)
+def _results(path: Path) -> dict[str, list[Line]] | None:
+    """Read a folder of result files, or a single one; None if it is another kind of file."""
+    if not path.is_dir():
+        single = path.stem in TASKS and path.suffix == ".txt"
+        return {path.stem: read_lines(path, results=True)} if single else None
+    files = task_files(path)
     if not files:
         raise BadInput(
-            f"No MME results in {folder}.",
+            f"No MME results in {path}.",
             hint="Looked for text files of the tasks, such as existence.txt.",
             param="answers",
         )

@@ -19,8 +19,8 @@ from PIL import Image
 from halu.errors import BadInput
 from halu.eval import folder as files
 from halu.eval import yesno
-from halu.eval.benchmark import Counts, Metric, Sample, Score, benchmarks, chosen
-from halu.eval.pope import METRICS, Pope
+from halu.eval.benchmark import Counts, Metric, Sample, Score, Total, benchmarks, chosen
+from halu.eval.pope import KINDS, METRICS, TOTALS, Pope
 from halu.eval.pope_questions import (
     question_files,
     read_questions,
@@ -44,6 +44,10 @@ class PopeFiles(Pope):
     version: int = 2
     metrics: tuple[Metric, ...] = (*METRICS, *_REPOPE)
     counts: tuple[str, ...] = (*yesno.COUNTS, *_AGAIN)
+    totals: tuple[Total, ...] = (
+        *TOTALS,
+        Total("mean_repope_f1", "repope_f1", KINDS, "mean", "mean of the three by RePOPE's labels"),
+    )
 
     def samples(
         self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None

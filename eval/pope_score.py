@@ -18,6 +18,7 @@ from halu.eval.pope import KINDS, asked_object
 from halu.eval.pope_files import PopeFiles
 from halu.eval.pope_join import join, narrowed
 from halu.eval.pope_questions import (
+    FIRST_RANDOM,
     Key,
     generations,
     key_of,
@@ -47,6 +48,7 @@ class PopeScorer:
         questions = narrowed(_questions(given), replies) or _labelled(replies)
         pope = benchmarks.get("pope")
         assert isinstance(pope, PopeFiles)
+        _refuse_older(questions, replies)
         joined = join(questions, replies, given.partial)
         splits: dict[str, list[Sample]] = {}
         for sample in questions:
@@ -56,6 +58,17 @@ class PopeScorer:
             warnings.append(f"{len(questions) - len(joined)} questions have no answer.")
         columns = {rule: Column(replace(pope, rules=rule), joined) for rule in rules}
         return Reading(columns, tuple(warnings))
+
+
+def _refuse_older(questions: Sequence[Sample], replies: Sequence[Reply]) -> None:
+    """Raise BadInput for first-generation answers whose lines do not show that they are."""
+    blind = not any(reply.prompt or reply.image for reply in replies)
+    if blind and len(replies) == FIRST_RANDOM < len(questions):
+        raise BadInput(
+            "2,910 answers are of POPE's first generation, whose ids mean other questions.",
+            hint="Give that generation's coco_pope_random.json with --questions.",
+            param="--questions",
+        )
 
 
 def _questions(given: Given) -> list[Sample]:

@@ -64,6 +64,18 @@ def test_misspelt_questions_are_the_first_generation(folder: Path) -> None:
     )
 
 
+def test_vcds_copy_has_misspelt_adversarial_questions(folder: Path) -> None:
+    asked = [
+        {"question_id": n, "image": "1.png", "text": f"Is there an ox {n} in the imange?"}
+        | {"label": "no"}
+        for n in range(57)
+    ]
+    text = "\n".join(map(json.dumps, asked))
+    (folder / "coco_pope_adversarial.json").write_text(text)
+    (note,) = (what for what in told(check(folder, "pope"), "note") if "adversarial" in what)
+    assert note.endswith("VCD's copy: 57 questions ask for an imange")
+
+
 def test_a_malformed_file_is_wrong_and_named(folder: Path) -> None:
     (folder / "coco_pope_popular.json").write_text('{"question_id": 1\n')
     assert any("popular.json:" in what for what in told(check(folder, "pope"), "wrong"))

@@ -155,6 +155,8 @@ def test_pairs_are_found_by_picture_within_a_task(tmp_path: Path) -> None:
     assert found.splits["existence"]["mme"].metrics == {"score": 125, "acc": 0.75, "acc_plus": 0.5}
     assert found.splits["existence"]["mme"].counts["other"] == 1
     assert found.splits["count"]["mme"].metrics["acc_plus"] == 0
+    alone = score("mme", Given(path / "existence.txt"))
+    assert alone.rules == {"mme": found.splits["existence"]["mme"]}
     assert found.unreadable == 1
     assert "perception" not in found.rules["mme"].metrics
     assert "The task count has 2 pictures; MME's has 30." in found.warnings

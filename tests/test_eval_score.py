@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ def test_llavas_combined_file(tmp_path: Path) -> None:
         f"coco/{kind}": 8 for kind in ("random", "popular", "adversarial")
     }
     assert found.rules["pope"].metrics["mean_f1"] == 1
+    assert math.isnan(found.rules["pope"].metrics["mean_repope_f1"])
     old = [
         {"question_id": start + place, "image": q["image"], "category": kind}
         | {"text": q["text"].replace("image", "imange") + "\nAnswer with one word."}
@@ -217,6 +219,14 @@ def test_another_generation_of_the_questions_is_noticed(asked: Path, tmp_path: P
     lines(asked, misspelt)
     found = score("pope", Given(answers(tmp_path / "a.jsonl", RIGHT), asked))
     assert any("first generation: 8 questions" in warning for warning in found.warnings)
+
+
+def test_answers_to_the_older_random_file_are_never_joined_with_the_newer(tmp_path: Path) -> None:
+    asked = [question(n, "a.jpg", f"thing {n}", ("no", "yes")[n % 2]) for n in range(1, 3001)]
+    path = lines(tmp_path / "coco_pope_random.json", asked)
+    said = [{"question_id": n, "text": "Yes"} for n in range(1, 2911)]
+    with pytest.raises(BadInput, match="first generation"):
+        score("pope", Given(lines(tmp_path / "a.jsonl", said), path, partial=True))
 
 
 def test_a_constant_answer_is_noticed(asked: Path, tmp_path: Path) -> None:

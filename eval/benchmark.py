@@ -42,12 +42,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A stretch of the answer that names `name`; `wrong` when the picture does not hold it."""
+    """A stretch of the answer that names `name`; `wrong` when the picture does not hold it.
+
+    `word` is what the rules reduced the stretch to before they looked it up ("tied" to "tie").
+    """
 
     start: int
     stop: int
     name: str
     wrong: bool
+    word: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Metric:
     """One figure of a benchmark and how to read it.
 
     `hits` names the counts that mean success; a metric that has them is a share of successes of
-    single answers, for which McNemar's exact test applies.
+    single answers, for which McNemar's exact test applies; `tally` must add them up.
     """
 
     name: str

@@ -45,7 +45,9 @@ def score_caption(text: str, truth: Collection[str], rules: Rules) -> Score:
     `value` is 1 minus the caption's own CHAIR_i, 1 when it names nothing, None without any word.
     """
     caption = read_caption(text, rules)
-    marks = tuple(Mark(m.start, m.stop, m.name, m.name not in truth) for m in caption.mentions)
+    marks = tuple(
+        Mark(m.start, m.stop, m.name, m.name not in truth, m.word) for m in caption.mentions
+    )
     wrong = sum(mark.wrong for mark in marks)
     named = tuple(dict.fromkeys(mark.name for mark in marks))
     counts = {

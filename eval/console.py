@@ -1,89 +1,154 @@
-"""The results as tables for a terminal: one for each benchmark and split."""
+"""The results as tables for a terminal: one for each model, benchmark and split."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from halu.eval import words
+from halu.eval.against import Delta
 from halu.eval.benchmark import Metric, benchmarks
-from halu.eval.summary import Delta, Result, Summary
+from halu.eval.summary import Result, Summary, defined
 
 CAPTION = "Under each figure: 95 % interval; then the difference from greedy and its p."
 _COLOURS = {"better": "green", "worse": "red", "no difference": "dim"}
 
 
-ROOMY = 120
-"""Columns of a terminal that holds figures and costs side by side."""
+@dataclass(frozen=True, slots=True)
+class _Column:
+    heading: str
+    cell: Callable[[Result], Text]
 
 
 def show(summary: Summary) -> None:
-    """Print every benchmark and split; a narrow terminal gets the costs in tables of their own."""
+    """Print every table. A terminal that is too narrow gets it in parts; a pipe or file gets it
+    whole, however wide it is.
+    """
     console = Console()
     if not console.is_terminal:
-        console = Console(width=ROOMY)
-    for part in ((True, True),) if console.width >= ROOMY else ((True, False), (False, True)):
-        for table in tables(summary, *part):
-            console.print(table)
+        found = tables(summary, None)
+        console.width = max([console.width, *(_width(table) for table in found)])
+    else:
+        found = tables(summary, console.width)
+    for table in found:
+        console.print(table)
 
 
-def tables(summary: Summary, figures: bool = True, costs: bool = True) -> list[Table]:
-    """Lay out every benchmark and split; intervals and differences stand under the figures."""
-    order = dict.fromkeys((result.benchmark, result.split) for result in summary.results)
-    groups = [[r for r in summary.results if (r.benchmark, r.split) == key] for key in order]
-    return [_table(results, figures, costs) for results in groups]
+def tables(summary: Summary, width: int | None) -> list[Table]:
+    """Lay out every model, benchmark and split, in as many tables as fit into `width` columns.
+
+    None is as wide as need be. Intervals and differences stand under the figures.
+    """
+    order = dict.fromkeys((r.model, r.benchmark, r.split) for r in summary.results)
+    found = []
+    for key in order:
+        results = [r for r in summary.results if (r.model, r.benchmark, r.split) == key]
+        found += _fitting(results, _columns(results), _title(results[0], summary), width)
+    return found
 
 
-def _table(results: list[Result], figures: bool, costs: bool) -> Table:
-    first = results[0]
-    metrics = benchmarks.get(first.benchmark).metrics if figures else ()
+def _title(first: Result, summary: Summary) -> str:
+    several = len({result.model for result in summary.results}) > 1
+    model = f"{first.model} · " if several else ""
+    pictures = f"{first.n} samples, {first.images} pictures"
+    return f"{model}{first.benchmark} · {first.split} · {pictures}"
+
+
+def _fitting(
+    results: list[Result], columns: Sequence[_Column], title: str, width: int | None
+) -> list[Table]:
+    """Cut a table that is too wide into two, and those again."""
+    table = _table(results, columns, title)
+    if width is None or len(columns) == 1 or _width(table) <= width:
+        return [table]
+    middle = (len(columns) + 1) // 2
+    parts = (columns[:middle], columns[middle:])
+    return [found for part in parts for found in _fitting(results, part, title, width)]
+
+
+def _width(table: Table) -> int:
+    roomy = Console(width=10_000)
+    return roomy.measure(table).maximum
+
+
+def _table(results: list[Result], columns: Sequence[_Column], title: str) -> Table:
     table = Table(
-        title=f"{first.benchmark} · {first.split} · {first.n} samples, {first.images} pictures",
+        title=title,
         title_justify="left",
-        caption=CAPTION if figures else None,
+        caption=CAPTION,
         caption_justify="left",
         show_lines=True,
     )
     table.add_column("strategy", no_wrap=True)
-    for metric in metrics:
-        table.add_column(f"{metric.name}{words.ARROWS[metric.better]}", justify="right")
-    for heading in ("unread.", "tok/s", "s each", "fwd/tok", "MB") if costs else ():
-        table.add_column(heading, justify="right")
+    for column in columns:
+        table.add_column(column.heading, justify="right")
     for result in results:
-        table.add_row(
-            result.label,
-            *(_cell(result, metric) for metric in metrics),
-            *(_cost(result) if costs else ()),
-        )
+        table.add_row(result.label, *(column.cell(result) for column in columns))
     return table
 
 
-def _cell(result: Result, metric: Metric) -> Text:
-    figure = result.metrics[metric.name]
-    text = Text(words.figure(figure.value, metric), style="bold")
-    if figure.ci:
-        low, high = (words.figure(end, metric) for end in figure.ci)
-        text.append(f"\n{low}–{high}", style="not bold dim")
-    if delta := result.vs_greedy.get(metric.name):
-        text.append(f"\n{_delta(delta, metric)}", style=f"not bold {_colour(delta)}")
+def _columns(results: list[Result]) -> list[_Column]:
+    metrics = defined(results, benchmarks.get(results[0].benchmark).metrics)
+    found = [_metric_column(metric) for metric in metrics]
+    if any(result.at_equal_length for result in results):
+        found.append(_Column("chair_i at\nequal length↓", _at_equal_length))
+    return [*found, *_COSTS]
+
+
+def _metric_column(metric: Metric) -> _Column:
+    def cell(result: Result) -> Text:
+        figure = result.metrics[metric.name]
+        text = _figure(figure.value, figure.ci, metric)
+        if figure.seed_sd is not None:
+            sd = words.figure(figure.seed_sd, metric)
+            text.append(f"\nseeds ±{sd}", style="not bold dim")
+        if delta := result.vs_greedy.get(metric.name):
+            _append(text, delta, metric)
+        return text
+
+    return _Column(f"{metric.name}{words.ARROWS[metric.better]}", cell)
+
+
+def _at_equal_length(result: Result) -> Text:
+    if result.at_equal_length is None:
+        return Text("")
+    cut, metric = result.at_equal_length.metrics["chair_i"], Metric("chair_i", "lower", "")
+    text = _figure(cut.value, cut.ci, metric)
+    _append(text, cut.vs_greedy, metric)
     return text
 
 
-def _delta(delta: Delta, metric: Metric) -> str:
+def _figure(value: float | None, ci: tuple[float, float] | None, metric: Metric) -> Text:
+    text = Text(words.figure(value, metric), style="bold")
+    if ci:
+        low, high = (words.figure(end, metric) for end in ci)
+        text.append(f"\n{low}–{high}", style="not bold dim")
+    return text
+
+
+def _append(text: Text, delta: Delta, metric: Metric) -> None:
     verdict = "" if delta.verdict == "no difference" else f" {delta.verdict}"
-    p = words.probability(delta.p_holm)
-    return f"{words.change(delta.delta, metric)}{verdict}\n{p}".rstrip()
+    told = f"{words.change(delta.delta, metric)}{verdict}\n{words.probability(delta.p_holm)}"
+    text.append(f"\n{told.rstrip()}", style=f"not bold {_COLOURS.get(delta.verdict, 'yellow')}")
 
 
-def _colour(delta: Delta) -> str:
-    return _COLOURS.get(delta.verdict, "yellow")
+def _time(result: Result) -> Text:
+    time = result.cost.time_vs_greedy
+    told = "–" if time is None else f"×{words.amount(time, 2)}"
+    return Text(told + ("\nPareto" if result.pareto else ""))
 
 
-def _cost(result: Result) -> Iterator[str]:
-    cost = result.cost
-    yield str(result.unreadable)
-    yield words.amount(cost.tokens_per_second, 1)
-    yield words.amount(cost.seconds_per_sample, 3)
-    yield words.amount(cost.forwards_per_token, 2)
-    yield words.amount(cost.peak_memory_mb, 0)
+def _memory(result: Result) -> Text:
+    return Text(words.amount(result.cost.peak_memory_mb, 0))
+
+
+_COSTS = (
+    _Column("unread.", lambda result: Text(str(result.unreadable))),
+    _Column("time", _time),
+    _Column("fwd/tok", lambda result: Text(words.amount(result.cost.forwards_per_token, 2))),
+    _Column("tok/s", lambda result: Text(words.amount(result.cost.tokens_per_second, 1))),
+    _Column("s each", lambda result: Text(words.amount(result.cost.seconds_per_sample, 3))),
+    _Column("MB", _memory),
+)

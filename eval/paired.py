@@ -79,9 +79,24 @@ def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:
     """
     images: dict[str, dict[int, list[Mapping[str, int]]]] = {}
     for row in rows:
-        repeats = images.setdefault(row.cluster or row.image_id or f"no image: {row.id}", {})
+        repeats = images.setdefault(row.unit, {})
         repeats.setdefault(row.repeat, []).append(row.counts)
     return [
         [sum(column) for column in zip(*map(benchmark.tally, repeats.values()), strict=True)]
         for repeats in images.values()
     ]
+
+
+def by_repeat(benchmark: Benchmark, rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Add up counts of whole repeats: [repeats, k]. A repeat that lacks answers is left out."""
+    repeats: dict[int, list[Row]] = {}
+    for row in rows:
+        repeats.setdefault(row.repeat, []).append(row)
+    whole = max(map(len, repeats.values()))
+    return np.array(
+        [
+            np.sum(tallies(benchmark, some), axis=0)
+            for some in repeats.values()
+            if len(some) == whole
+        ]
+    )

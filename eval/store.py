@@ -20,6 +20,7 @@ from halu.eval.plan import FORMAT, Manifest, differences
 from halu.types import Record
 
 RUN, ROWS, SUMMARY, PAGE = "run.json", "rows.jsonl", "summary.json", "report.html"
+MARKDOWN, CSV = "report.md", "report.csv"
 IMAGES, JUDGED = "images", "judge"
 _OURS = frozenset({"run.json.partial", IMAGES, JUDGED})
 """What a run killed at its start may have left."""
@@ -29,9 +30,10 @@ _PARTIAL = "run.json.partial"
 class Row(Record):
     """One answer, scored. `arm` tells apart two uses of one strategy; `params` are all of them.
 
-    `repeat` counts answers to one question with different seeds. `picture` is the start of SHA-256
-    over the pixels. `cold` marks the first batch of a process, whose time includes starting up;
-    the time of a `cached` answer says nothing.
+    `cluster` is what is resampled where that is more than one picture. `repeat` counts answers to
+    one question with different seeds. `picture` is the start of SHA-256 over the pixels. `cold`
+    marks the first batch of a process, whose time includes starting up; the time of a `cached`
+    answer says nothing.
     """
 
     model: str
@@ -60,6 +62,11 @@ class Row(Record):
     memory_mb: float | None = None
     cold: bool = False
     cached: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What statistics resample as a whole; an answer without a picture stands alone."""
+        return self.cluster or self.image_id or f"no image: {self.id}"
 
 
 class Key(NamedTuple):

@@ -5,59 +5,39 @@ strategies are compared on the same samples: those that every one of them has an
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from halu.eval.benchmark import Metric
-from halu.eval.paired import Table, group
+from halu.eval.against import Delta, ends, judged, number, single
+from halu.eval.benchmark import Metric, benchmarks, totals_of
+from halu.eval.cost import Cost, cost, front
+from halu.eval.equal_length import EqualLength, equal_length
+from halu.eval.notes import notes
+from halu.eval.paired import Table, by_repeat, group
 from halu.eval.plan import BASELINE, Manifest
-from halu.eval.statistics import bootstrap_p, holm, interval, mcnemar, resample
+from halu.eval.statistics import Array, resample
 from halu.eval.store import Row
 from halu.types import Record
 
-ALPHA = 0.05
-FEW = 30
-"""Images below which a percentile interval of a share covers clearly less than it says."""
-
-Verdict = Literal["better", "worse", "higher", "lower", "no difference"]
-
 
 class Figure(Record):
-    """A metric's value and 95 % interval; None where undefined."""
+    """A metric's value and 95 % interval; None where undefined.
+
+    `seed_sd` is its standard deviation over repeats with other seeds. The interval is about which
+    pictures were asked about, the deviation about luck in decoding: neither contains the other.
+    """
 
     value: float | None
     ci: tuple[float, float] | None
-
-
-class Delta(Record):
-    """A metric minus greedy's on the same samples.
-
-    `p` is of a single comparison, `p_holm` adjusted for the number of strategies compared; the
-    verdict goes by `p_holm`.
-    """
-
-    delta: float | None
-    ci: tuple[float, float] | None
-    p: float | None
-    p_holm: float | None
-    test: Literal["mcnemar", "bootstrap"]
-    verdict: Verdict
-
-
-class Cost(Record):
-    """Time and memory, without each process's first batch."""
-
-    tokens_per_second: float | None
-    seconds_per_sample: float | None
-    forwards_per_token: float | None
-    peak_memory_mb: float | None
+    seed_sd: float | None = None
 
 
 class Result(Record):
-    """One strategy on one split of one benchmark with one model. `label` tells apart two uses of a
-    strategy.
+    """One strategy on one split of one benchmark with one model.
+
+    `label` tells apart two uses of a strategy. `pareto` says that no strategy of the table is both
+    cheaper and as good, or as cheap and better, in `quality`; None where no time was taken.
     """
 
     model: str
@@ -72,6 +52,17 @@ class Result(Record):
     metrics: dict[str, Figure]
     vs_greedy: dict[str, Delta]
     cost: Cost
+    pareto: bool | None = None
+    at_equal_length: EqualLength | None = None
+
+
+class Totals(Record):
+    """Published figures of one strategy over several splits, by name (POPE's mean of three F1)."""
+
+    model: str
+    benchmark: str
+    label: str
+    values: dict[str, float]
 
 
 class Summary(Record):
@@ -80,37 +71,73 @@ class Summary(Record):
     run: dict[str, Any]
     notes: tuple[str, ...]
     results: tuple[Result, ...]
+    totals: tuple[Totals, ...] = ()
 
 
-def summarise(record: Manifest, rows: Sequence[Row], resamples_seed: int = 0) -> Summary:
-    """Compute every figure of a run. The same rows give the same summary."""
-    tables = group(record, rows)
-    results = [result for table in tables for result in _results(table, resamples_seed)]
+def summarise(
+    record: Manifest, rows: Sequence[Row], tables: Sequence[Table] | None = None, seed: int = 0
+) -> Summary:
+    """Compute every figure of a run. The same rows give the same summary.
+
+    Args:
+        record: the run.
+        rows: its answers.
+        tables: the rows as `group` sorts them, if the caller has them.
+        seed: of the resamples.
+    """
+    tables = group(record, rows) if tables is None else tables
+    results = [result for table in tables for result in _results(table, seed)]
     answers = len(record.models) * len(record.strategies) * record.repeats
     wanted = sum(suite.samples for suite in record.benchmarks) * answers
-    notes = list(_notes(tables))
+    told = list(notes(tables))
     if len(rows) < wanted:
-        notes.insert(0, f"Unfinished: {len(rows)} of {wanted} answers are there.")
+        told.insert(0, f"Unfinished: {len(rows)} of {wanted} answers are there.")
     run = record.model_dump(mode="json") | {
         "model": ", ".join(source.label for source in record.models),
         "answers": len(rows),
         "complete": len(rows) == wanted,
     }
-    return Summary(run=run, notes=tuple(notes), results=tuple(results))
+    return Summary(
+        run=run, notes=tuple(told), results=tuple(results), totals=tuple(_totals(results))
+    )
+
+
+def defined(results: Sequence[Result], metrics: Sequence[Metric]) -> list[Metric]:
+    """List the metrics that some strategy has a value of; a split may ask for none of its kind."""
+    return [m for m in metrics if any(r.metrics[m.name].value is not None for r in results)]
+
+
+def quality(results: Sequence[Result], metrics: Sequence[Metric]) -> Metric:
+    """Choose the metric that stands for quality: the first that can be better and is defined."""
+    known = [m for m in defined(results, metrics) if m.better != "neither"]
+    return known[0] if known else metrics[0]
+
+
+def _totals(results: Sequence[Result]) -> Iterator[Totals]:
+    keys = dict.fromkeys((r.model, r.benchmark, r.label) for r in results)
+    for model, name, label in keys:
+        own = [r for r in results if (r.model, r.benchmark, r.label) == (model, name, label)]
+        values: dict[str, float] = {}
+        for total in totals_of(benchmarks.get(name)):
+            known = {r.split: v for r in own if (v := r.metrics[total.metric].value) is not None}
+            values |= total.of({split: {total.metric: value} for split, value in known.items()})
+        if values:
+            yield Totals(model=model, benchmark=name, label=label, values=values)
 
 
 def _results(table: Table, seed: int) -> list[Result]:
     counts = table.counts()
     values = table.benchmark.rates(counts.sum(axis=1))
-    resamples = resample(counts, seed=seed)
-    if counts.shape[1] < 2:  # one image says nothing about spread
-        resamples = np.zeros_like(resamples)
-    spread = table.benchmark.rates(resamples)
+    spread = table.benchmark.rates(resample(counts, seed=seed))
     compared = {
-        metric.name: _against_greedy(table, metric, values[metric.name], spread[metric.name])
+        metric.name: _against_greedy(
+            table, counts, metric, values[metric.name], spread[metric.name]
+        )
         for metric in table.benchmark.metrics
     }
-    return [
+    alike = equal_length(table, seed) if BASELINE in table.arms else {}
+    greedy = next(iter(table.arms.values()))
+    found = [
         Result(
             model=table.model,
             benchmark=table.benchmark.name,
@@ -121,93 +148,64 @@ def _results(table: Table, seed: int) -> list[Result]:
             n=len(table.ids),
             images=counts.shape[1],
             unreadable=sum(row.value is None for row in rows),
-            metrics={
-                metric.name: Figure(
-                    value=_number(values[metric.name][place]), ci=_ends(spread[metric.name][place])
-                )
-                for metric in table.benchmark.metrics
-            },
+            metrics=_figures(table, rows, place, values, spread),
             vs_greedy={name: deltas[label] for name, deltas in compared.items() if label in deltas},
-            cost=_cost(rows),
+            cost=cost(rows, greedy),
+            at_equal_length=alike.get(label),
         )
         for place, (label, rows) in enumerate(table.arms.items())
     ]
+    return _with_front(found, quality(found, table.benchmark.metrics))
+
+
+def _figures(
+    table: Table,
+    rows: Sequence[Row],
+    place: int,
+    values: dict[str, Array],
+    spread: dict[str, Array],
+) -> dict[str, Figure]:
+    repeats = by_repeat(table.benchmark, rows)
+    each = table.benchmark.rates(repeats) if len(repeats) > 1 else {}
+    return {
+        m.name: Figure(
+            value=number(values[m.name][place]),
+            ci=ends(spread[m.name][place]),
+            seed_sd=number(float(np.std(each[m.name], ddof=1))) if each else None,
+        )
+        for m in table.benchmark.metrics
+    }
 
 
 def _against_greedy(
-    table: Table, metric: Metric, values: NDArray[np.float64], spread: NDArray[np.float64]
+    table: Table, counts: Array, metric: Metric, values: Array, spread: Array
 ) -> dict[str, Delta]:
     """Every strategy but greedy, with p values adjusted for how many there are."""
     labels = list(table.arms)
     if labels[0] != BASELINE:
         return {}
     others = range(1, len(labels))
-    p = [_p(table, metric, labels[i], spread[i] - spread[0]) for i in others]
-    found = {}
-    for i, single, adjusted in zip(others, p, holm(p), strict=True):
-        delta = _number(values[i] - values[0])
-        found[labels[i]] = Delta(
-            delta=delta,
-            ci=_ends(spread[i] - spread[0]),
-            p=single,
-            p_holm=adjusted,
-            test="mcnemar" if metric.hits else "bootstrap",
-            verdict=_verdict(metric, delta, adjusted),
-        )
-    return found
+    hits = [table.benchmark.counts.index(name) for name in metric.hits]
+    right = counts[..., hits].sum(axis=-1).astype(np.int64)  # [strategies, images]
+    singles = [
+        single(values[[0, i]], spread[[0, i]], right[i] - right[0] if hits else None)
+        for i in others
+    ]
+    return dict(zip(labels[1:], judged(metric, singles), strict=True))
 
 
-def _p(table: Table, metric: Metric, label: str, differences: NDArray[np.float64]) -> float | None:
-    if not metric.hits:
-        return bootstrap_p(differences)
-    first, second = (
-        np.array([any(row.counts.get(hit) for hit in metric.hits) for row in table.arms[name]])
-        for name in (BASELINE, label)
-    )
-    return mcnemar(first, second)
-
-
-def _verdict(metric: Metric, delta: float | None, p: float | None) -> Verdict:
-    if delta is None or p is None or p >= ALPHA or delta == 0:
-        return "no difference"
-    if metric.better == "neither":
-        return "higher" if delta > 0 else "lower"
-    return "better" if (delta > 0) == (metric.better == "higher") else "worse"
-
-
-def _cost(rows: Sequence[Row]) -> Cost:
-    timed = [row for row in rows if not row.cached]
-    warm = [row for row in timed if not row.cold] or timed
-    tokens, seconds = sum(row.tokens for row in warm), sum(row.seconds for row in warm)
-    forwards = sum(row.forwards for row in warm)
-    peaks = [row.memory_mb for row in rows if row.memory_mb is not None]
-    return Cost(
-        tokens_per_second=tokens / seconds if seconds else None,
-        seconds_per_sample=seconds / len(warm) if warm else None,
-        forwards_per_token=forwards / tokens if tokens else None,
-        peak_memory_mb=max(peaks, default=None),
-    )
-
-
-def _notes(tables: Sequence[Table]) -> Iterator[str]:
-    """Say what makes figures worth less than they look."""
-    few = {t.benchmark.name: n for t in tables if (n := t.counts().shape[1]) < FEW}
-    for name, images in few.items():
-        yield f"{name}: {images} pictures are few; intervals are too narrow below about {FEW}."
-    for table in tables:
-        where = f"{table.benchmark.name}, {table.split}"
-        for label, rows in table.arms.items():
-            if len(rows) > 10 and len({row.answer for row in rows}) == 1:
-                yield f"{where}: {label} always gives the same answer."
-            cut = sum(row.finish_reason == "length" for row in rows)
-            if cut > 0.1 * len(rows):
-                yield f"{where}: {cut} of {len(rows)} answers of {label} hit the token limit."
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _ends(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    found = interval(values)
-    return None if found is None else (found.low, found.high)
+def _with_front(results: list[Result], metric: Metric) -> list[Result]:
+    """Mark the strategies on the Pareto front of time and quality."""
+    sign = 1 if metric.better == "higher" else -1
+    places, costs, qualities = [], [], []
+    for place, result in enumerate(results):
+        time, value = result.cost.time_vs_greedy, result.metrics[metric.name].value
+        if time is not None and value is not None:
+            places.append(place)
+            costs.append(time)
+            qualities.append(sign * value)
+    best = {places[i] for i in front(costs, qualities)}
+    return [
+        result.model_copy(update={"pareto": place in best if place in places else None})
+        for place, result in enumerate(results)
+    ]

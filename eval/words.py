@@ -9,7 +9,7 @@ def figure(value: float | None, metric: Metric) -> str:
     """Write a metric's value: 0.8731 as 87.3, a length of 31.25 as 31.2."""
     if value is None:
         return "undefined"
-    return f"{value * _scale(metric):.1f}"
+    return f"{value * scale(metric):.1f}"
 
 
 def span(ends: tuple[float, float] | None, metric: Metric) -> str:
@@ -21,7 +21,7 @@ def change(delta: float | None, metric: Metric) -> str:
     """Write a difference with its sign, a true minus: "+1.2", "−0.4", "±0.0"."""
     if delta is None:
         return "undefined"
-    written = f"{abs(delta) * _scale(metric):.1f}"
+    written = f"{abs(delta) * scale(metric):.1f}"
     sign = "±" if float(written) == 0 else "+" if delta > 0 else "−"
     return sign + written
 
@@ -45,5 +45,13 @@ def amount(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _scale(metric: Metric) -> float:
+def unit(metric: Metric) -> str:
+    """Name the unit of a difference; shares alone differ by percentage points."""
+    if metric.unit == "share":
+        return "percentage points"
+    return metric.name if metric.better == "neither" else "points"
+
+
+def scale(metric: Metric) -> float:
+    """Tell by what a metric is multiplied where it is written: shares are in percent."""
     return 100.0 if metric.unit == "share" else 1.0

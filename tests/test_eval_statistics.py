@@ -1,11 +1,12 @@
 """Resampling images, exact tests, correction: against known values and by simulation."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
+from halu.eval.benchmark import ratio
 from halu.eval.statistics import bootstrap_p, holm, interval, mcnemar, resample
 
 
@@ -83,19 +84,123 @@ def test_mostly_undefined_figures_have_no_interval() -> None:
         (10, 2, 158 / 4096),
     ],
 )
-def test_mcnemar_is_the_exact_binomial(only_first: int, only_second: int, p: float) -> None:
-    both = 7
-    first = np.array([True] * (both + only_first) + [False] * only_second)
-    second = np.array([True] * both + [False] * only_first + [True] * only_second)
-    assert mcnemar(first, second) == pytest.approx(p)
+def test_mcnemar_with_one_question_an_image_is_the_exact_binomial(
+    only_first: int, only_second: int, p: float
+) -> None:
+    net = np.array([0] * 7 + [-1] * only_first + [1] * only_second)
+    assert mcnemar(net) == pytest.approx(p)
 
 
 def test_mcnemar_agrees_with_scipy_and_takes_many_questions() -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy comes with the extra 'eval'")
-    first = np.arange(9000) < 4400
-    second = ~first
-    expected = stats.binomtest(4400, 9000).pvalue
-    assert mcnemar(first, second) == pytest.approx(expected)
+    net = np.where(np.arange(9000) < 4400, 1, -1)
+    assert mcnemar(net) == pytest.approx(stats.binomtest(4400, 9000).pvalue)
+    assert 0 < mcnemar(np.ones(9000, int)) < 1e-300
+
+
+def by_every_sign(net: list[int]) -> float:
+    """The definition: the share of sign vectors with a sum at least as far from zero."""
+    sizes = [abs(each) for each in net]
+    sums = [sum(s * d for s, d in zip(signs, sizes, strict=True)) for signs in
+            product((1, -1), repeat=len(sizes))]  # fmt: skip
+    return sum(abs(each) >= abs(sum(net)) for each in sums) / len(sums)
+
+
+@pytest.mark.parametrize(
+    "net", [[3], [2, -1], [3, 3, -1, 0], [4, 1, 1, 1, -2], [5, -5, 2, 2, 1, -3, 6, 1]]
+)
+def test_mcnemar_nets_the_answers_about_one_image(net: list[int]) -> None:
+    assert mcnemar(np.array(net)) == pytest.approx(by_every_sign(net))
+
+
+def test_answers_of_one_image_are_less_evidence_than_as_many_images() -> None:
+    assert mcnemar(np.array([6])) == 1
+    assert mcnemar(np.ones(6, int)) == 2 / 2**6
+
+
+def test_tests_of_no_difference_reject_about_as_often_as_they_say() -> None:
+    """Two equally good strategies, six questions an image that move together: 1,000 sets."""
+    rng = np.random.default_rng(3)
+    own = rng.beta(3, 1, size=(1000, 100))
+    right = rng.binomial(6, own[None], size=(2, 1000, 100))
+    exact = np.mean([mcnemar(net) < 0.05 for net in right[1] - right[0]])
+    assert 0.03 <= exact <= 0.06
+    counts = np.stack([right, np.full_like(right, 6)], -1).reshape(2000, 100, 2).astype(float)
+    first, second = np.split(shares(resample(counts, times=600)), 2)
+    p = [bootstrap_p(differences) or 1.0 for differences in second - first]
+    assert 0.035 <= np.mean(np.array(p) < 0.05) <= 0.07
+
+
+def naive(right: np.ndarray) -> float:
+    """McNemar's p with every answer taken for independent."""
+    only = (
+        int(np.maximum(right[1] - right[0], 0).sum()),
+        int(np.maximum(right[0] - right[1], 0).sum()),
+    )
+    return mcnemar(np.repeat([1, -1], only))
+
+
+def test_mcnemar_without_clusters_would_reject_too_often() -> None:
+    rng = np.random.default_rng(4)
+    rejected = []
+    for _ in range(400):  # a strategy answers all six questions of an image alike
+        right = 6 * rng.binomial(1, 0.7, size=(2, 100))
+        rejected.append((mcnemar(right[1] - right[0]) < 0.05, naive(right) < 0.05))
+    exact, wrong = np.mean(rejected, axis=0)
+    assert exact <= 0.06
+    assert wrong > 0.2
+
+
+SETS, IMAGES = 1000, 300
+
+
+def covered(low: np.ndarray, high: np.ndarray, truth: float) -> float:
+    return float(np.mean((low <= truth) & (truth <= high)))
+
+
+def coverage(values: np.ndarray, truth: float) -> float:
+    ends = [interval(each) for each in values]
+    assert None not in ends
+    low, high = np.array([(e.low, e.high) for e in ends if e]).T
+    return covered(low, high, truth)
+
+
+def test_intervals_cover_accuracy_and_f1_of_clustered_answers() -> None:
+    """Six questions an image, three of them yes; how good a model is differs by image."""
+    rng = np.random.default_rng(5)
+    own = rng.beta(4, 1, size=(SETS, IMAGES))  # mean 0.8
+    tp, tn = rng.binomial(3, own), rng.binomial(3, own**0.5)  # shares of each
+    counts = np.stack([tp, 3 - tn, tn, 3 - tp], -1).astype(float)
+    spread = resample(counts, times=500)
+    rates = {"accuracy": accuracy, "f1": f1}
+    mean_tp, mean_tn = 3 * 4 / 5, 3 * 4 / 4.5
+    whole = np.array([mean_tp, 3 - mean_tn, mean_tn, 3 - mean_tp])
+    for name, rate in rates.items():
+        assert 0.93 <= coverage(rate(spread), float(rate(whole))) <= 0.97, name
+
+
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    return (counts[..., 0] + counts[..., 2]) / counts.sum(axis=-1)
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    return 2 * counts[..., 0] / (2 * counts[..., 0] + counts[..., 1] + counts[..., 3])
+
+
+def test_intervals_cover_chair_i() -> None:
+    """Long captions name more and are wrong more often: the ratio of two sums that go together."""
+    rng = np.random.default_rng(6)
+    hard = rng.beta(1, 4, size=(SETS, IMAGES))  # an image's risk, mean 0.2
+    named = rng.poisson(2 + 10 * hard) + 1
+    wrong = rng.binomial(named, hard)
+    counts = np.stack([wrong, named], -1).astype(float)
+    square = 1 * 2 / (5 * 6)  # E[hard ** 2]
+    truth = (3 * 0.2 + 10 * square) / (3 + 10 * 0.2)
+    assert 0.93 <= coverage(shares(resample(counts, times=500)), truth) <= 0.97
+
+
+def test_one_image_says_nothing_about_spread() -> None:
+    assert interval(ratio(*np.moveaxis(resample(np.ones((1, 1, 2)), times=50)[0], -1, 0))) is None
 
 
 def test_holm() -> None:

@@ -91,7 +91,7 @@ def test_every_data_file_of_the_tree_is_in_the_wheel(files: dict[str, int]) -> N
     shipped = {name for name in files if not name.endswith(".py") and name.startswith("halu/")}
     assert shipped == tree
     assert {"halu/py.typed", "halu/scenes/atlas.webp", "halu/scenes/atlas.json"} <= shipped
-    assert {"halu/templates/trace.html", "halu/eval/report.html"} <= shipped
+    assert {"halu/templates/trace.html", "halu/eval/report.html", "halu/eval/report.js"} <= shipped
 
 
 def test_the_wheel_has_one_root_its_licences_and_no_tests(files: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ of counts that add up over the images of a resample, so every interval and every
 computed again from the counts kept in `rows.jsonl`, and the image is the unit that is resampled.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -115,7 +115,8 @@ class Total:
 class Benchmark(Protocol):
     """A named, versioned set of questions with its published scoring.
 
-    It may also have `totals`, figures over several splits (`totals_of`).
+    It may also have `totals`, figures over several splits (`totals_of`), and `doubts`, what is not
+    as published in the samples of a data folder (`doubts_of`).
     """
 
     @property
@@ -184,6 +185,16 @@ def totals_of(benchmark: Benchmark) -> tuple[Total, ...]:
     """List the published figures over several splits; most benchmarks have none."""
     found: tuple[Total, ...] = getattr(benchmark, "totals", ())
     return found
+
+
+def doubts_of(benchmark: Benchmark, samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Say what makes samples something else than the published ones, such as an older file."""
+    doubts: Callable[[Sequence[Sample]], Iterable[str]] = getattr(benchmark, "doubts", _none)
+    return tuple(doubts(samples))
+
+
+def _none(samples: Sequence[Sample]) -> Iterable[str]:
+    return ()
 
 
 benchmarks: Registry[Benchmark] = Registry("benchmark", "halu.eval", "halu.benchmarks")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from halu.errors import BadInput, Failed
 from halu.eval.benchmark import Sample
-from halu.eval.plan import BASELINE
+from halu.eval.plan import BASELINE, Suite
 from halu.eval.store import Row
 
 ENOUGH = 50
@@ -89,6 +89,21 @@ def distinct(samples: Sequence[Sample], benchmark: str) -> None:
         if sample.id in seen:
             raise BadInput(f"Benchmark {benchmark!r} has two samples called {sample.id!r}.")
         seen.add(sample.id)
+
+
+def undoubted(suites: Iterable[Suite]) -> None:
+    """Check, before anything is asked, that the samples are the published ones.
+
+    Raises:
+        BadInput: with what is not as published.
+    """
+    for suite in suites:
+        if suite.doubts:
+            raise BadInput(
+                f"{suite.name}: {' '.join(suite.doubts)}",
+                hint="Get today's files, or ask these with --keep-going.",
+                param="data",
+            )
 
 
 def _stopped(reason: str) -> Failed:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from halu.eval.benchmark import Benchmark, Sample
+from halu.eval.benchmark import Benchmark, Sample, doubts_of
 from halu.types import Record, Sampling
 
 FORMAT = 2
@@ -107,6 +107,7 @@ class Suite(Record):
     images: int
     digest: str = Field(description="Start of SHA-256 over ids, pictures, questions, labels.")
     images_digest: str = Field(description="Start of SHA-256 over the list of picture ids.")
+    doubts: tuple[str, ...] = Field((), description="What is not as published.")
 
 
 class Manifest(Record):
@@ -151,6 +152,7 @@ def suite(benchmark: Benchmark, samples: Sequence[Sample], plan: Plan) -> Suite:
         images=len(images),
         digest=_digest(json.dumps(told)),
         images_digest=_digest("\n".join(images)),
+        doubts=doubts_of(benchmark, samples),
     )
 
 

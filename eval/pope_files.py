@@ -22,6 +22,7 @@ from halu.eval import yesno
 from halu.eval.benchmark import Counts, Metric, Sample, Score, Total, benchmarks, chosen
 from halu.eval.pope import KINDS, METRICS, TOTALS, Pope
 from halu.eval.pope_questions import (
+    generations,
     question_files,
     read_questions,
     relabelled,
@@ -65,6 +66,13 @@ class PopeFiles(Pope):
             found += islice(relabelled(own, again[split]) if split in again else own, limit)
         _check_pictures(folder, {sample.image for sample in found if sample.image})
         return found
+
+    def doubts(self, samples: Sequence[Sample]) -> list[str]:
+        """Name the splits whose files are of another generation than today's."""
+        splits: dict[str, list[Sample]] = {}
+        for sample in samples:
+            splits.setdefault(sample.split, []).append(sample)
+        return [f"{split} is {what}." for split, what in generations(splits).items()]
 
     def picture(self, image: str, data: Path | None) -> Image.Image:
         """Open a picture; its id is the data set and the file name.

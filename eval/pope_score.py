@@ -20,7 +20,6 @@ from halu.eval.pope_join import join, narrowed
 from halu.eval.pope_questions import (
     FIRST_RANDOM,
     Key,
-    generations,
     key_of,
     question_files,
     read_questions,
@@ -50,10 +49,7 @@ class PopeScorer:
         assert isinstance(pope, PopeFiles)
         _refuse_older(questions, replies)
         joined = join(questions, replies, given.partial)
-        splits: dict[str, list[Sample]] = {}
-        for sample in questions:
-            splits.setdefault(sample.split, []).append(sample)
-        warnings = [f"{split} is {what}." for split, what in generations(splits).items()]
+        warnings = list(pope.doubts(questions))
         if len(joined) < len(questions):
             warnings.append(f"{len(questions) - len(joined)} questions have no answer.")
         columns = {rule: Column(replace(pope, rules=rule), joined) for rule in rules}

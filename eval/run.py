@@ -16,7 +16,7 @@ from halu.eval.asking import Batch, answered
 from halu.eval.backends import Backend, Opener
 from halu.eval.benchmark import Benchmark, Sample, benchmarks
 from halu.eval.cache import Cache
-from halu.eval.checks import Watch, distinct
+from halu.eval.checks import Watch, distinct, undoubted
 from halu.eval.judge import Judge, seated
 from halu.eval.plan import BASELINE, Arm, Plan, Source, half_of, image_ids, manifest, suite
 from halu.eval.store import Key, Row, Store
@@ -66,7 +66,10 @@ def run(
         Failed: if a check stops the run.
     """
     work = work_of(plan, judge)
-    record = manifest(plan, [suite(benchmark, samples, plan) for benchmark, samples in work])
+    suites = [suite(benchmark, samples, plan) for benchmark, samples in work]
+    if not keep_going:
+        undoubted(suites)
+    record = manifest(plan, suites)
     total = sum(len(samples) for _, samples in work) * len(plan.arms()) * plan.repeats
     total *= len(plan.models)
     watch = Watch(chosen_limit=plan.max_new_tokens is not None)

@@ -281,3 +281,21 @@ def test_a_digest_sees_every_pixel(picture: Any) -> None:
     red, green, blue = other.getpixel((0, 0))
     other.putpixel((0, 0), (red ^ 1, green, blue))
     assert digest(image) == digest(image.copy()) != digest(other)
+
+
+def test_old_question_files_stop_a_run_before_it_asks(tmp_path: Path, picture: Any) -> None:
+    data = tmp_path / "coco"
+    data.mkdir()
+    picture().save(data / "a.png")
+    lines = [
+        f'{{"question_id": {number}, "image": "a.png", "text": "Is there {thing} in the imange?", '
+        f'"label": "{label}"}}\n'
+        for number, (thing, label) in enumerate([("a dog", "yes"), ("an apple", "no")])
+    ]
+    (data / "coco_pope_popular.json").write_text("".join(lines))
+    wanted = plan(benchmarks=("pope",), data=data, limit=None)
+    with pytest.raises(BadInput, match=r"coco/popular is first generation: 2 .*--keep-going"):
+        run(wanted, played(yes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(wanted, played(yes), tmp_path / "out", keep_going=True)
+    assert "first generation" in read_manifest(tmp_path / "out").benchmarks[0].doubts[0]

@@ -66,6 +66,8 @@ class ADHH(Strategy):
 class Silence(AttentionPolicy):
     """Groups: 0 up to the last picture's end, 1 after it; `heads` [H] by layer."""
 
+    settled = True
+
     rows = "last"
     groups = 2
     generated = 1

@@ -68,6 +68,8 @@ class VAF(Strategy):
 class Amplify(AttentionPolicy):
     """Groups: 0 the others, 1 picture, 2 system message."""
 
+    settled = True
+
     rows = "after_image"
     groups = 3
 

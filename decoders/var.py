@@ -85,6 +85,8 @@ class VAR(Strategy):
 class Redistribute(AttentionPolicy):
     """Groups: 0 other text, 1 picture, 2 picture sinks, 3 other sinks."""
 
+    settled = True
+
     rows = "after_image"
     groups = 4
     reads = "prompt"

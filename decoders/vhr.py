@@ -79,6 +79,8 @@ class HeadOutputs(AttentionPolicy):
 class Reinforce(AttentionPolicy):
     """Scales the chosen heads; the choice falls during the prompt's forward."""
 
+    settled = True
+
     def __init__(
         self, params: VHR.Params, blind: dict[int, Tensor], layers: frozenset[int]
     ) -> None:

@@ -91,6 +91,8 @@ def _takes_part(
 class Scale(AttentionPolicy):
     """Groups: 0 the others, 1 the first token; `scaled` [L, H] says which heads take part."""
 
+    settled = True
+
     groups = 2
 
     def __init__(self, length: int, params: ZeroTuning.Params, scaled: Tensor) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
-from halu.adapters.cache import RowCache
 from halu.job import Job
 from halu.running import Row, Running, count
 from halu.types import Event, Request
@@ -108,7 +107,7 @@ class Decoder:
         self._empty()
 
     def _empty(self) -> None:
-        self.cache = RowCache(self.adapter.facts.layers)
+        self.cache = self.adapter.runner.new_cache()
         self._running = []
         self._scores = torch.empty(0, 0)  # the newest row of each [rows, V]
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from halu.adapters.cache import RowCache
+from halu.adapters.replay import Capture, Replays
 from halu.adapters.sharing import WORTH, Reading, reading
 from halu.adapters.small_batch import ROWS, FewRows
+from halu.adapters.static_cache import StaticCache
 from halu.adapters.vision import Features, Look, Vision
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -35,6 +37,7 @@ class Runner:
         self.device: torch.device = model.device
         self.vision = Vision(look, self.device)
         self.worth = WORTH
+        self.replays: Replays | None = None
         self._axes = axes
         layers = self.text.layers
         self._hooks = [
@@ -42,6 +45,17 @@ class Runner:
             for index, layer in enumerate(layers)
         ]
         self._hooks.append(layers[-1].register_forward_hook(_last(len(layers)), with_kwargs=True))
+
+    def record(self, capture: Capture) -> None:
+        """From now on decoding steps are recorded and repeated where that is possible; caches made
+        afterwards stay in place.
+        """
+        self.replays = Replays(self._fixed, self.device, capture)
+
+    def new_cache(self) -> RowCache:
+        """An empty cache for this model."""
+        layers = len(self.text.layers)
+        return RowCache(layers) if self.replays is None else StaticCache(layers)
 
     def release(self) -> None:
         """Takes the hooks off the model."""
@@ -107,6 +121,10 @@ class Runner:
         """One more token on every row of the cache, in one forward; rows of scores [n, V] in
         float32.
         """
+        if isinstance(cache, StaticCache) and self.replays is not None:
+            found = self.replays.step(tokens, lengths, positions, steered, cache)
+            if found is not None:
+                return found
         ids = torch.tensor(tokens, device=self.device)[:, None]
         cache.fill_tokens(lengths)
         seen = [length + 1 for length in lengths]
@@ -123,6 +141,15 @@ class Runner:
         with FewRows() if ids.device.type == "cpu" and len(tokens) in ROWS else nullcontext():
             hidden = self._forward(embeds, place, mask, cache, steering)
             return self._scores(hidden)[:, 0]
+
+    def _fixed(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowCache, steering: Steering
+    ) -> Tensor:
+        """One token a row from memory on the device; nothing depends on values on the host."""
+        place = positions[:, None]
+        place = place if self._axes == 1 else place.expand(self._axes, -1, -1)
+        embeds = self.text.get_input_embeddings()(tokens[:, None])
+        return self._scores(self._forward(embeds, place, mask, cache, steering))[:, 0]
 
     def _embedded(
         self, prompts: Sequence[Prompt], starts: Sequence[int], longest: int

@@ -21,6 +21,8 @@ class Boost(AttentionPolicy):
         rows: prompt rows that take part.
     """
 
+    settled = True
+
     def __init__(
         self, labels: Tensor, amounts: Sequence[float], layers: range, rows: Rows = "last"
     ) -> None:

@@ -33,6 +33,10 @@ class AttentionPolicy:
         reads: in which forwards `read` sees the residual stream.
         carries: whether what it does to a token depends on what it was shown of generated tokens
             before, so that its hypothesis cannot go back.
+        settled: whether, once the prompt is read, it answers every question about a generated token
+            with the same tables, and weighs masses by the same function, so that a recorded step
+            can be repeated without asking it again. Then it neither reads generated tokens'
+            streams nor looks at their rows nor hears their scores.
     """
 
     rows: Rows = "all"
@@ -43,6 +47,7 @@ class AttentionPolicy:
     looks_back: int = 1
     reads: Literal["none", "prompt", "all"] = "none"
     carries: bool = False
+    settled: bool = False
 
     def fork(self) -> "AttentionPolicy":
         """The policy of another hypothesis that goes on from here: itself, unless it learns from

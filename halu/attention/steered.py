@@ -56,6 +56,12 @@ class Steered:
         self.regrouping = Regrouping((), (), self.layout.length)
 
     @property
+    def settled(self) -> bool:
+        """Whether a recorded step of it can be repeated."""
+        quiet = self.trace is None and self.failure is None
+        return quiet and all(policy.settled for policy in self.policies)
+
+    @property
     def active(self) -> bool:
         """Whether attention has anything to do."""
         return bool(self.policies) or self.trace is not None

@@ -28,6 +28,7 @@ class Steering:
         pads: padding slots before each row's first key (left padding).
         prefill: whether this forward carries prompts (any number of queries) or one new token a
             row.
+        mask: which keys each row's token sees [B, 1, 1, K], if not the first of `lengths`.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Steering:
         *,
         prefill: bool,
         pads: Sequence[int] | None = None,
+        mask: Tensor | None = None,
     ) -> None:
+        self.mask = mask
         self.rows = rows
         self.lengths = lengths
         self.pads = pads or [0] * len(rows)
@@ -180,6 +183,8 @@ class Steering:
         )
 
     def _mask(self, rows: list[int], k: Tensor) -> Tensor | None:
+        if self.mask is not None:
+            return self.mask if len(rows) == len(self.rows) else self.mask[rows]
         keys = k.shape[2]
         if all(self.lengths[i] == keys for i in rows):
             return None

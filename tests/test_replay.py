@@ -1,0 +1,226 @@
+"""Recorded steps: the same tokens as steps that are not, for every strategy and any mixture."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from recorder import ONLY_ON, PARAMS, raise_errors
+
+from halu.adapters.replay import KEPT, cuda_graph, repeated
+from halu.adapters.static_cache import StaticCache, doubled
+from halu.attention.policy import AttentionPolicy
+from halu.decode import Decoder
+from halu.engine import Local
+from halu.strategy import strategies
+from halu.testing.random_models import random_adapter
+from halu.types import Answer, Request
+from halu.vlm import asking
+
+SETTLED = ("greedy", "vcd", "vhr", "var", "pai", "vaf", "zerotuning", "adhh", "dola", "fia")
+
+
+class Counted:
+    """A capture that repeats, and counts what it was given and how often it was repeated."""
+
+    def __init__(self) -> None:
+        self.recorded = self.played = 0
+
+    def __call__(self, call: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+
+        def play() -> None:
+            self.played += 1
+            call()
+
+        return play
+
+
+@pytest.fixture(scope="module")
+def static() -> Callable[[str], tuple[Local, Counted]]:
+    """A model of its own whose steps are recorded."""
+
+    @cache
+    def made(family: str) -> tuple[Local, Counted]:
+        counted, adapter = Counted(), random_adapter(family)
+        adapter.runner.record(counted)
+        return Local(adapter), counted
+
+    return made
+
+
+def ids(answer: Answer | None) -> list[int]:
+    assert answer is not None
+    return [token.id for token in answer.tokens]
+
+
+def asked(picture: Any, names: Any, tokens: int = 8) -> list[Request]:
+    return [
+        asking(
+            picture(60, 90, seed),
+            "Is it red? " * (1 + seed % 3),
+            strategy=name,
+            params=PARAMS.get(name),
+            max_new_tokens=tokens,
+        )
+        for seed, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_every_strategy_gives_what_it_gives_without_recording(
+    family: str, static: Any, adapter: Any, picture: Any
+) -> None:
+    names = [name for name in strategies.names() if family in ONLY_ON.get(name, (family,))]
+    requests = asked(picture, names)
+    vlm, counted = static(family)
+    wanted = Local(adapter(family)).generate(requests)
+    assert list(map(ids, vlm.generate(requests))) == list(map(ids, wanted))
+    for request, plain in zip(requests, wanted, strict=True):
+        played = counted.played
+        (answer,) = vlm.generate([request])
+        assert ids(answer) == ids(plain)
+        assert answer.usage == plain.usage
+        if request.strategy in SETTLED:
+            assert counted.played > played, f"{request.strategy} is not recorded"
+
+
+def test_settled_policies_of_strategies_are_what_they_say() -> None:
+    """Nothing of theirs is asked about generated tokens but tables."""
+    for name in strategies.names():
+        strategies.get(name)
+
+    def below(cls: type) -> set[type]:
+        return {cls} | {one for child in cls.__subclasses__() for one in below(child)}
+
+    found = {cls for cls in below(AttentionPolicy) if cls.__module__.startswith("halu")}
+    settled = {cls for cls in found if cls.settled}
+    assert len(settled) > 5
+    for cls in settled:
+        assert cls.reads != "all"
+        assert not cls.carries
+        for question in ("look", "looks", "heard"):
+            assert getattr(cls, question) is getattr(AttentionPolicy, question), cls
+
+
+def tables(policies: Any, layers: int) -> list[Any]:
+    """All that policies answer about a generated token."""
+    found: list[Any] = []
+    for policy in policies:
+        mass = torch.rand(4, 1, policy.groups, generator=torch.Generator().manual_seed(0))
+        for layer in range(layers):
+            labels = policy.labels(layer)
+            score_map, key_map = policy.score_map(layer), policy.key_map(layer)
+            weights = None if labels is None else policy.weights(layer, mass)
+            scale = policy.head_scale(layer, None)
+            found += [labels, weights, scale]
+            found += [None] * 2 if score_map is None else [score_map.up, score_map.down]
+            found += [key_map]
+    return found
+
+
+@pytest.mark.parametrize("name", SETTLED)
+def test_settled_policies_answer_the_same_at_every_step(
+    name: str, adapter: Any, picture: Any
+) -> None:
+    """What a recording freezes."""
+    mine = adapter("llava")
+    decoder = Decoder(mine)
+    (job,) = decoder.add(asked(picture, [name]))
+    decoder.step()
+    steered = [row.steering for row in job.rows[0]]
+    assert all(one.settled for one in steered)
+    before = [tables(one.policies, mine.facts.layers) for one in steered]
+    while decoder.jobs:
+        decoder.step()
+    after = [tables(one.policies, mine.facts.layers) for one in steered]
+    for a, b in zip(chain(*before), chain(*after), strict=True):
+        assert a is b if a is None else torch.equal(a, b)
+
+
+def test_plain_recordings_serve_other_requests(static: Any, picture: Any) -> None:
+    vlm, counted = static("llava")
+    first, second = asked(picture, ["greedy", "vcd"], 12)
+    vlm.generate([first])
+    recorded, played = counted.recorded, counted.played
+    vlm.generate([asking(picture(90, 60, 7), "no", strategy="greedy", max_new_tokens=6)])
+    # Its cache is its own, so it is recorded once for all its steps.
+    assert counted.recorded == recorded + 1
+    assert counted.played == played + 5
+    decoder = Decoder(vlm.adapter)
+    decoder.add([first])
+    recorded = counted.recorded
+    while decoder.jobs:
+        raise_errors(decoder.step())
+    decoder.add([asking(picture(90, 60, 7), "no", strategy="greedy", max_new_tokens=6)])
+    while decoder.jobs:
+        raise_errors(decoder.step())
+    assert counted.recorded == recorded + 1
+    assert len(vlm.adapter.runner.replays._kept) <= KEPT
+    decoder.add([second])
+
+
+def test_requests_come_and_go_while_steps_are_repeated(
+    static: Any, adapter: Any, picture: Any
+) -> None:
+    vlm, counted = static("llava")
+    requests = asked(picture, ["greedy", "vhr", "beam", "vcd", "opera", "dola", "var"], 9)
+    alone = [ids(Local(adapter("llava")).generate([one])[0]) for one in requests]
+    decoder, jobs, waiting = Decoder(vlm.adapter), [], list(requests)
+    before = counted.played
+    while waiting or decoder.jobs:
+        if waiting:
+            jobs += decoder.add([waiting.pop(0)])
+        raise_errors(decoder.step())
+        raise_errors(decoder.step())
+    assert [ids(job.answer) for job in jobs] == alone
+    assert counted.played > before
+
+
+def test_memory_doubles_and_stays_where_it_is(static: Any, picture: Any, adapter: Any) -> None:
+    vlm, _ = static("llava")
+    mine = StaticCache(vlm.adapter.facts.layers, least=16)
+    decoder = Decoder(vlm.adapter)
+    decoder.cache = mine
+    request, other = asked(picture, ["greedy", "vcd"], 40)
+    jobs = decoder.add([request])
+    places = []
+    while decoder.jobs:
+        raise_errors(decoder.step())
+        if len(places) == 20:
+            jobs += decoder.add([other])
+        places.append((mine.slots, mine.room, mine.keys[0].data_ptr()))
+    moved = {place[2] for place in places}
+    assert len(moved) == len({place[:2] for place in places})
+    assert all(slots == doubled(slots) and room == doubled(room) for slots, room, _ in places)
+    assert places[-1][:2] > places[0][:2]
+    wanted = Local(adapter("llava")).generate([request, other])
+    assert [ids(job.answer) for job in jobs] == list(map(ids, wanted))
+
+
+def test_repeating_is_calling() -> None:
+    called = []
+    play = repeated(lambda: called.append(1))
+    assert called == []
+    play()
+    play()
+    assert called == [1, 1]
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
+def test_doubled(count: int, wanted: int) -> None:
+    assert doubled(count) == wanted
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_cuda_graphs_give_what_the_cpu_gives(family: str, adapter: Any, picture: Any) -> None:
+    there = random_adapter(family)
+    there.model.to("cuda")
+    there.runner.device = there.runner.vision._device = torch.device("cuda")
+    there.runner.record(cuda_graph)
+    requests = asked(picture, ["greedy", "vcd", "vhr", "var", "pai", "dola"], 24)
+    wanted = Local(adapter(family)).generate(requests)
+    assert list(map(ids, Local(there).generate(requests))) == list(map(ids, wanted))

@@ -29,7 +29,7 @@ from halu.conversation import question_of
 from halu.errors import Unavailable, Unsupported
 from halu.grounding import Heatmap, open_matcher
 from halu.rules import Additive, plausible, towards
-from halu.strategy import Context, Paper, Plan, Step, Strategy, StrategyParams, strategies
+from halu.strategy import OPERATOR, Context, Paper, Plan, Step, Strategy, StrategyParams, strategies
 from halu.views import ImageView
 
 SIDE = 384
@@ -58,12 +58,15 @@ class AGLA(Strategy):
             0.5, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
         )
         matcher: Literal["clip", "blip-itm"] = Field(
-            "clip", description="Image-text model that says what the question is about."
+            "clip",
+            description="Image-text model that says what the question is about.",
+            json_schema_extra=OPERATOR,
         )
         weights: str | None = Field(
             None,
             max_length=4096,
             description="Its folder or hub id; none: built-in tiny-clip, or the published BLIP.",
+            json_schema_extra=OPERATOR,
         )
         text: str | None = Field(
             None, max_length=4096, description="What to look for; none: the last user message."

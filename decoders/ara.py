@@ -32,7 +32,16 @@ from halu.grounding.boxes import cut
 from halu.grounding.nouns import is_noun, singular
 from halu.regions import hottest_window
 from halu.rules import mixture
-from halu.strategy import Branch, Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import (
+    OPERATOR,
+    Branch,
+    Context,
+    Paper,
+    Plan,
+    Strategy,
+    StrategyParams,
+    strategies,
+)
 
 THRESHOLDS = (0.35, 0.25)
 """Of GroundingDINO's boxes and words, its authors' own."""
@@ -65,6 +74,7 @@ class ARA(Strategy):
             pattern=f"^{retrieval.NAME}$",
             max_length=100,
             description="What is searched: scenes, or an index of your own by its name.",
+            json_schema_extra=OPERATOR,
         )
         candidates: int = Field(10, ge=1, le=1000, description="Captions that are found.")
         keep: int = Field(3, ge=1, le=100, description="Captions that are used.")
@@ -75,7 +85,9 @@ class ARA(Strategy):
             description="Longest own caption, by which those found are reordered; 0: they are not.",
         )
         boxes: Literal["attention", "grounding-dino"] = Field(
-            "attention", description="How fine finds the part of the picture that it looks up."
+            "attention",
+            description="How fine finds the part of the picture that it looks up.",
+            json_schema_extra=OPERATOR,
         )
         crop: float = Field(
             0.5, gt=0, le=1, description="Boxes by attention: share of each of the picture's sides."
@@ -84,6 +96,7 @@ class ARA(Strategy):
             None,
             max_length=4096,
             description="GroundingDINO's folder or hub id; none: the published Swin-T.",
+            json_schema_extra=OPERATOR,
         )
         introduction: str = Field(
             "Similar images are described as follows:",

@@ -39,7 +39,7 @@ from halu.grounding.boxes import around, cut, distinct, nested
 from halu.grounding.nouns import is_noun, singular
 from halu.rules import jensen_shannon
 from halu.search import Choice, Pick, Policies
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import OPERATOR, Context, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import Sampling
 
 # The release's constants.
@@ -77,7 +77,9 @@ class HALC(Strategy):
             description="Share of nouns left alone at random; none: 0, official 0.3.",
         )
         boxes: Literal["attention", "grounding-dino"] = Field(
-            "attention", description="What finds the word in the picture."
+            "attention",
+            description="What finds the word in the picture.",
+            json_schema_extra=OPERATOR,
         )
         heat: float = Field(
             0.5, gt=0, le=1, description="Attention: least heat in the box, relative to the most."
@@ -86,6 +88,7 @@ class HALC(Strategy):
             None,
             max_length=4096,
             description="GroundingDINO's folder or hub id; none: the published Swin-T.",
+            json_schema_extra=OPERATOR,
         )
         box_threshold: float = Field(
             0.45, ge=0, le=1, description="GroundingDINO: least score of a box."
@@ -94,12 +97,15 @@ class HALC(Strategy):
             0.4, ge=0, le=1, description="GroundingDINO: least score of a word."
         )
         matcher: Literal["clip", "blip-itm"] = Field(
-            "clip", description="Image-text model that chooses among the candidates."
+            "clip",
+            description="Image-text model that chooses among the candidates.",
+            json_schema_extra=OPERATOR,
         )
         weights: str | None = Field(
             None,
             max_length=4096,
             description="Its folder or hub id; none: built-in tiny-clip, or the published BLIP.",
+            json_schema_extra=OPERATOR,
         )
 
     def plan(self, ctx: Context) -> Plan:

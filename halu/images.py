@@ -24,20 +24,24 @@ MAX_BYTES = 32 * 2**20
 ImageLike = str | bytes | PathLike[str] | Image.Image
 
 
-def open_image(source: ImageLike) -> Image.Image:
+def open_image(source: ImageLike, *, most_pixels: int = MAX_PIXELS) -> Image.Image:
     """A checked RGB picture from a path, from bytes, or from a Pillow image.
+
+    Args:
+        source: the picture.
+        most_pixels: a limit below the usual one.
 
     Raises:
         BadImage: not a picture, of another format, truncated, too small or too large; nothing is
             decoded before the size is known to be acceptable.
     """
     if isinstance(source, Image.Image):
-        return _checked(source, "The data")
+        return _checked(source, "The data", most_pixels)
     if isinstance(source, bytes):
         if not source:
             raise BadImage("The picture is empty.", code="empty_image_file")
         _check_bytes(len(source), "The data")
-        return _decoded(io.BytesIO(source), "The data")
+        return _decoded(io.BytesIO(source), "The data", most_pixels)
     if not isinstance(source, (str, PathLike)):
         raise BadImage(
             f"A {type(source).__name__} is not a picture.",
@@ -53,7 +57,7 @@ def open_image(source: ImageLike) -> Image.Image:
         raise BadImage(f"There is no file {shown}.", param="image")
     _check_bytes(path.stat().st_size, repr(str(path)))
     with path.open("rb") as file:
-        return _decoded(file, repr(str(path)))
+        return _decoded(file, repr(str(path)), most_pixels)
 
 
 def open_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
@@ -65,7 +69,7 @@ def open_images(source: ImageLike | Sequence[ImageLike] | None) -> list[Image.Im
     return [open_image(source)]
 
 
-def _decoded(file: IO[bytes], what: str) -> Image.Image:
+def _decoded(file: IO[bytes], what: str, most_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -78,11 +82,11 @@ def _decoded(file: IO[bytes], what: str) -> Image.Image:
         raise BadImage(
             f"{what} is not a {', '.join(FORMATS)} picture.", code="unsupported_image_media_type"
         ) from None
-    return _checked(picture, what)
+    return _checked(picture, what, most_pixels)
 
 
-def _checked(picture: Image.Image, what: str) -> Image.Image:
-    _check_size(picture.size)
+def _checked(picture: Image.Image, what: str, most_pixels: int) -> Image.Image:
+    _check_size(picture.size, min(most_pixels, MAX_PIXELS))
     try:
         return _rgb(picture)
     except Exception:  # decoders of untrusted data raise whatever they like
@@ -94,16 +98,16 @@ def _check_bytes(size: int, what: str) -> None:
         raise BadImage(f"{what} has more than {MAX_BYTES // 2**20} MiB.", code="image_too_large")
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def _check_size(size: tuple[int, int], most: int) -> None:
     width, height = size
     if min(size) < MIN_SIDE:
         raise BadImage(
             f"The picture is {width}x{height}; the least side is {MIN_SIDE}.",
             code="image_too_small",
         )
-    if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
+    if max(size) > MAX_SIDE or width * height > most:
         raise BadImage(
-            f"The picture is {width}x{height}; at most {MAX_SIDE} a side, {MAX_PIXELS:,} pixels.",
+            f"The picture is {width}x{height}; at most {MAX_SIDE} a side, {most:,} pixels.",
             code="image_too_large",
         )
 

@@ -31,6 +31,12 @@ Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
 """A head: its layer, and its number there."""
 
 
+OPERATOR: dict[str, Any] = {"operator": True}
+"""`json_schema_extra` of a parameter that names files, weights or what must be fetched first: a
+service takes it from its operator, never from a client.
+"""
+
+
 class StrategyParams(BaseModel):
     """Parameters of a strategy: every field bounded and described; unknown keys are refused."""
 

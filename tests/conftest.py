@@ -113,3 +113,21 @@ def halu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return int(ended.value.code or 0), out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Any]:
+    """A server with tiny-llava on loopback, shared by all tests: nothing may change it."""
+    pytest.importorskip("prometheus_client")
+    from live import live
+
+    with live(max_requests=64) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def scene() -> Image.Image:
+    """A picture of the built-in world."""
+    from halu.scenes import draw
+
+    return Image.fromarray(draw(3, "test", 112).image)

@@ -42,7 +42,10 @@ MAY_IMPORT = {
     "halu.logistic": "claims detector types",
     "halu.detectors": "claims detector errors grounding images logistic types",
     "halu.eval": "claims endpoint engine errors images registry scenes types vlm weights",
-    "halu.service": "catalogue detector engine errors images registry types vlm",
+    "halu.service": (
+        "catalogue decode detector engine errors images job models planning registry strategy types"
+        " vlm weights"
+    ),
 }
 # Nobody below these imports them.
 TOP = ("halu.cli", "halu.eval", "halu.service", "halu.decoders", "halu.detectors", "halu.testing")

@@ -60,9 +60,14 @@ class Vision:
         look: the tower.
         device: where it runs.
         kept_bytes: bound of the memory.
+
+    Attributes:
+        salt: only those who ask under the same salt share what is remembered. How fast an answer
+            comes would otherwise tell one user what others have shown.
     """
 
     def __init__(self, look: Look, device: torch.device, kept_bytes: int = KEPT_BYTES) -> None:
+        self.salt = ""
         self._look = look
         self._device = device
         self._bound = kept_bytes
@@ -76,7 +81,10 @@ class Vision:
         Raises:
             Failed: if the tower gives another number of rows than a prompt has places.
         """
-        keys = [digest(prompt.pixels) if prompt.layout.images else None for prompt in prompts]
+        keys = [
+            f"{self.salt} {digest(prompt.pixels)}" if prompt.layout.images else None
+            for prompt in prompts
+        ]
         asked = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key}
         with self._lock:
             found = {key: self._kept.pop(key) for key in asked if key in self._kept}

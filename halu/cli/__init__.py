@@ -26,11 +26,12 @@ from halu.cli import (  # noqa: E402
     detect,
     listing,
     score,
+    serve,
     tune,
     world,
 )
 
-for module in (ask, detect, bench, tune, score, data, calibrate, listing, world):
+for module in (ask, detect, serve, bench, tune, score, data, calibrate, listing, world):
     module.add_to(app)
 
 

@@ -1,0 +1,137 @@
+"""The application: routes, one error handler, the doorway in front, the page at `/`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from halu.errors import BadInput, Failed, HaluError
+from halu.service import chat, detect, docs_page, listing, refusals
+from halu.service.deployment import Deployment
+from halu.service.doorway import Doorway, too_large
+from halu.service.keys import read_keys
+from halu.service.limits import Rates
+from halu.service.logs import log
+from halu.service.settings import LOOPBACK, Settings
+
+STATIC = Path(__file__).parent / "static"
+PLAIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>halu</title>
+<p>halu is running. The routes are described at <a href="/docs">/docs</a>.</p></html>"""
+
+
+def make_app(site: Deployment) -> FastAPI:
+    """The application on these parts; starting it starts them."""
+    settings = site.settings
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        site.start()
+        try:
+            yield
+        finally:
+            site.stop()
+
+    app = FastAPI(
+        title="halu",
+        version=version("halu"),
+        summary="Vision-language models with hallucination mitigation as an option of a request.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        telemetry=_telemetry(settings),
+    )
+    app.state.deployment = site
+    for part in (chat, detect, listing, docs_page):
+        app.include_router(part.router)
+    _add_page(app)
+    _add_handlers(app, settings.max_body)
+    app.add_middleware(
+        Doorway,
+        house=site.house,
+        rates=Rates(settings.rate_per_minute if settings.api_key_file else None),
+        metrics=site.metrics,
+        keys=read_keys(settings.api_key_file) if settings.api_key_file else None,
+        hosts=_hosts(settings),
+        max_body=settings.max_body,
+    )
+    return app
+
+
+def _telemetry(settings: Settings) -> Any:
+    """FastAPI's own OpenTelemetry: set up from OTEL_* variables, or off altogether."""
+    on = settings.telemetry
+    return {"auto_configure": on, "tracing": on, "metrics": on, "logs": on}
+
+
+def _hosts(settings: Settings) -> tuple[str, ...]:
+    """On loopback without keys the name is what keeps a browser's other pages out."""
+    if settings.allowed_hosts:
+        return tuple(name.lower() for name in settings.allowed_hosts)
+    return LOOPBACK if settings.api_key_file is None else ()
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        index = STATIC / "index.html"
+        return FileResponse(index) if index.is_file() else HTMLResponse(PLAIN_PAGE)
+
+    if STATIC.is_dir():
+        app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _add_handlers(app: FastAPI, max_body: int) -> None:
+    @app.exception_handler(HaluError)
+    async def ours(http: Request, error: Exception) -> Response:
+        assert isinstance(error, HaluError)
+        return _answer(error, http)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(http: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _answer(_invalid(error), http)
+
+    @app.exception_handler(HTTPException)
+    async def routing(http: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _answer(_routing(error, max_body), http, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(http: Request, error: Exception) -> Response:
+        log.error("failed", exc_info=error)
+        return _answer(Failed(""), http)
+
+
+def _answer(error: HaluError, http: Request, more: Any = None) -> JSONResponse:
+    http.app.state.deployment.metrics.refused(error.status)
+    headers = {**refusals.headers(error), **(more or {})}
+    return JSONResponse(refusals.body(error), error.status, headers)
+
+
+def _invalid(error: RequestValidationError) -> HaluError:
+    """The first thing wrong, by its path; what was sent is not repeated."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return BadInput("The body is not JSON.", code="invalid_json")
+    path = [str(part) for part in first["loc"] if part not in ("body", "header", "path", "query")]
+    where = ".".join(path) or None
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return BadInput(f"{where or 'The body'}: {message}.", param=where)
+
+
+def _routing(error: HTTPException, max_body: int) -> HaluError:
+    if error.status_code == 413:
+        return too_large(max_body)
+    if error.status_code == 404:
+        return refusals.NotFound("There is no such route.", hint="See /docs.")
+    found = BadInput("The body cannot be read." if error.status_code == 400 else "Not here.")
+    found.status = error.status_code
+    return found

@@ -1,0 +1,143 @@
+"""What stands behind the routes: models on their devices, workers, places, pictures, counters."""
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from halu.engine import Local, load
+from halu.errors import BadInput
+from halu.planning import choose
+from halu.service.asking import parameters
+from halu.service.fetch import Fetch, Policy
+from halu.service.intake import Intake
+from halu.service.limits import House
+from halu.service.metrics import Metrics
+from halu.service.schema import Arm
+from halu.service.settings import Settings
+from halu.service.shelf import Load, Served, Shelf, dealt
+from halu.service.worker import Worker
+from halu.types import Request, question
+
+
+@dataclass(slots=True)
+class Deployment:
+    """One server's parts; `start` before requests come, `stop` after the last."""
+
+    settings: Settings
+    metrics: Metrics
+    house: House
+    intake: Intake
+    models: dict[str, Served]
+    workers: dict[str | None, Worker]
+
+    def worker(self, model: Served) -> Worker:
+        """Who runs a model."""
+        return self.workers[model.device]
+
+    def start(self) -> None:
+        """Starts the threads and has the first model of each device loaded."""
+        for worker in self.workers.values():
+            worker.start()
+            worker.shelf.take(next(iter(worker.shelf.models)), busy=())
+
+    def stop(self) -> None:
+        """Ends the threads after their current steps."""
+        for worker in self.workers.values():
+            worker.stop()
+        for worker in self.workers.values():
+            if worker.is_alive():
+                worker.join(timeout=10)
+
+    @property
+    def alive(self) -> bool:
+        """Whether every worker works."""
+        return not any(worker.dead for worker in self.workers.values())
+
+    @property
+    def ready(self) -> str:
+        """Why requests should go elsewhere; "ok" if they should not."""
+        if self.house.closing:
+            return "draining"
+        if not self.alive:
+            return "engine down"
+        if not all(worker.shelf.loaded for worker in self.workers.values()):
+            return "loading"
+        return "ok"
+
+
+def deployment(settings: Settings, load_model: Load | None = None) -> Deployment:
+    """The parts, as the settings want them; nothing runs yet.
+
+    Args:
+        settings: what the operator decided.
+        load_model: how a model comes into memory; by default `halu.load`.
+
+    Raises:
+        HaluError: settings that name an unknown strategy, a parameter out of range, or no network.
+    """
+    _check_params(settings)
+    metrics = Metrics(settings.backend)
+    by_device = dealt(settings.models, settings.device)
+    bring = load_model or partial(_load, settings.dtype, settings.backend)
+    return Deployment(
+        settings=settings,
+        metrics=metrics,
+        house=House(settings.max_requests),
+        intake=_intake(settings, metrics),
+        models={model.name: model for models in by_device.values() for model in models},
+        workers={
+            device: Worker(
+                _shelves(models, bring, settings.memory_gib),
+                metrics,
+                max_rows=settings.max_rows,
+                max_rows_per_request=settings.max_rows_per_request,
+            )
+            for device, models in by_device.items()
+        },
+    )
+
+
+def _shelves(
+    models: Sequence[Served], bring: Load, gib: float | None
+) -> Callable[[Callable[[], None]], Shelf]:
+    limit = None if gib is None else int(gib * 2**30)
+    return lambda ready: Shelf(models, bring, limit, ready)
+
+
+def _load(dtype: str | None, backend: str, source: str, device: str | None) -> Local:
+    found = load(source, device=device, dtype=dtype, backend=backend)
+    assert isinstance(found, Local)
+    return found
+
+
+def _intake(settings: Settings, metrics: Metrics) -> Intake:
+    try:
+        networks = tuple(ipaddress.ip_network(text) for text in settings.remote_networks)
+    except ValueError:
+        raise BadInput("remote_networks are written 10.0.0.0/8.", param="remote_networks") from None
+    policy = Policy(
+        public=settings.remote_images,
+        hosts=tuple(host.lower() for host in settings.remote_hosts),
+        networks=networks,
+        http=settings.remote_http,
+    )
+    fetch = Fetch(policy, settings.max_image, settings.fetch_seconds, settings.max_fetches)
+    return Intake(
+        fetch,
+        metrics,
+        max_images=settings.max_images,
+        max_bytes=settings.max_image,
+        max_pixels=settings.max_pixels,
+        seconds=settings.image_seconds,
+    )
+
+
+def _check_params(settings: Settings) -> None:
+    """Names and values of `strategy_params`, before anybody asks."""
+    for name in settings.strategy_params:
+        found = parameters(Arm(strategy=name), settings.strategy_params, sampled=False)
+        own = settings.strategy_params[name]
+        if len(found) < len(own):
+            found = {**found, **own}  # names the unknown ones
+        choose(Request(messages=question(""), strategy=name, params=found))

@@ -1,0 +1,298 @@
+"""One thread for each device: requests join and leave a running batch between two steps.
+
+It knows requests, models and steps; nothing of HTTP. Whoever hands in a task hears of it through
+`tell`, called in this thread, and may cancel it at any time: its branches end before the next step.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from halu.decode import Decoder
+from halu.engine import Local
+from halu.errors import BadInput, Failed, HaluError
+from halu.job import Job
+from halu.service.logs import log, outline
+from halu.service.metrics import Metrics
+from halu.service.shelf import Shelf
+from halu.types import Event, Request
+
+MOST_FAILURES = 3
+"""So many shared forwards that fail one after another, and the device is given up."""
+
+
+class Started:
+    """The task's prompt has been read; tokens follow."""
+
+
+News = Event | Started | HaluError
+"""What is told of a task; an answer or an error is the last."""
+
+
+@dataclass(eq=False, slots=True)
+class Task:
+    """One answer to be made."""
+
+    request: Request
+    model: str
+    tenant: str
+    tell: Callable[[News], None]
+    arrived: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+    begun: float = 0.0
+    started: float = 0.0
+    last: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Lane:
+    """A model's running batch."""
+
+    vlm: Local
+    decoder: Decoder
+    tasks: dict[int, Task] = field(default_factory=dict)  # by the job's identity
+
+    def task(self, job: Job) -> Task:
+        """Whose job it is."""
+        return self.tasks[id(job)]
+
+
+class Worker(threading.Thread):
+    """Runs tasks on the models of one device.
+
+    Args:
+        shelf: makes the models' shelf; it is given what to call when a load has ended.
+        metrics: where to count.
+        max_rows: no task starts while so many rows are taken.
+        max_rows_per_request: a task that may take more is refused.
+    """
+
+    def __init__(
+        self,
+        shelf: Callable[[Callable[[], None]], Shelf],
+        metrics: Metrics,
+        *,
+        max_rows: int,
+        max_rows_per_request: int,
+    ) -> None:
+        super().__init__(name="halu-worker", daemon=True)
+        self.shelf = shelf(self.wake)
+        self.metrics = metrics
+        self.max_rows = max_rows
+        self.max_rows_per_request = max_rows_per_request
+        self.waiting: deque[Task] = deque()
+        self.lanes: dict[str, Lane] = {}
+        self.dead = False
+        self._ending = False
+        self._failures = 0
+        self._news = threading.Condition()
+        self._nudged = False
+
+    def submit(self, task: Task) -> None:
+        """Hands in a task."""
+        if self.dead:
+            raise Failed("The engine is down.")
+        with self._news:
+            self.waiting.append(task)
+        self.wake()
+
+    def cancel(self, task: Task) -> None:
+        """Nobody wants the task any more; it hears nothing further."""
+        task.cancelled = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Has the thread look around."""
+        with self._news:
+            self._nudged = True
+            self._news.notify()
+
+    def stop(self) -> None:
+        """Ends the thread after the current step."""
+        self._ending = True
+        self.wake()
+
+    @property
+    def rows(self) -> int:
+        """Rows that the running tasks may come to have."""
+        return sum(lane.decoder.width for lane in self.lanes.values())
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            while not self._ending and not self.dead:
+                self._sleep_if_idle()
+                self._leave()
+                self._join()
+                for name in list(self.lanes):
+                    self._step(name)
+                self._count()
+        except BaseException as error:  # must not die silently: clients would wait for ever
+            log.error("worker died", extra={"told": {"why": outline(error)}})
+            raise
+        finally:
+            self._give_up()
+
+    def _sleep_if_idle(self) -> None:
+        with self._news:
+            if not any(lane.tasks for lane in self.lanes.values()):
+                self._news.wait_for(lambda: self._nudged)
+            self._nudged = False
+
+    def _leave(self) -> None:
+        """Tasks that were cancelled; all branches of them end."""
+        with self._news:
+            self.waiting = deque(task for task in self.waiting if not task.cancelled)
+        for lane in self.lanes.values():
+            for job in list(lane.decoder.jobs):
+                if lane.task(job).cancelled:
+                    lane.decoder.drop(job)
+                    del lane.tasks[id(job)]
+
+    def _join(self) -> None:
+        """Starts one waiting task at most, so that those that run wait for one prompt."""
+        for task in list(self.waiting):
+            if self.rows >= self.max_rows:
+                return
+            busy = [name for name, lane in self.lanes.items() if lane.tasks]
+            try:
+                vlm = self.shelf.take(task.model, busy)
+            except HaluError as error:
+                self._end_waiting(task, error)
+                continue
+            if vlm is not None:
+                self._start(task, vlm)
+                return
+
+    def _start(self, task: Task, vlm: Local) -> None:
+        self._unqueue(task)
+        lane = self.lanes.get(task.model)
+        if lane is None or lane.vlm is not vlm:
+            lane = self.lanes[task.model] = Lane(vlm, Decoder(vlm.adapter))
+        begun = time.monotonic()
+        vlm.adapter.runner.vision.salt = task.tenant
+        try:
+            (job,) = lane.decoder.add([task.request])
+        except Exception as error:
+            task.tell(told(error))
+            return
+        lane.tasks[id(job)] = task
+        task.begun = begun
+        self._begin(lane, job)
+
+    def _begin(self, lane: Lane, job: Job) -> None:
+        """A job's plan may need some steps; once it is made, its rows are known."""
+        task = lane.task(job)
+        if task.started or not job.planned:
+            return
+        if job.width > self.max_rows_per_request:
+            lane.decoder.drop(job)
+            del lane.tasks[id(job)]
+            task.tell(_too_wide(job.width, self.max_rows_per_request))
+            return
+        task.started = task.last = time.monotonic()
+        labels = self.metrics.labels(task.model, job.chosen.resolved.name)
+        self.metrics.queue.labels(**labels).observe(task.begun - task.arrived)
+        self.metrics.prefill.labels(**labels).observe(task.started - task.begun)
+        task.tell(Started())
+
+    def _step(self, name: str) -> None:
+        lane = self.lanes[name]
+        if not lane.decoder.jobs:
+            if name not in self.shelf.loaded:
+                del self.lanes[name]  # put away; the last reference to its weights goes
+            return
+        lane.vlm.adapter.runner.vision.salt = _salt(lane)
+        try:
+            outcome = lane.decoder.step()
+        except Exception as error:
+            self._all_failed(lane, error)
+            return
+        self._failures = 0
+        now = time.monotonic()
+        for job, event in outcome:
+            task = lane.task(job)
+            if not isinstance(event, Event):
+                task.tell(told(event))
+                del lane.tasks[id(job)]
+                continue
+            self._observe(task, job, event, now)
+            task.tell(event)
+            if event.answer is not None:
+                del lane.tasks[id(job)]
+        for job in list(lane.decoder.jobs):
+            self._begin(lane, job)
+
+    def _observe(self, task: Task, job: Job, event: Event, now: float) -> None:
+        labels = self.metrics.labels(task.model, job.chosen.resolved.name)
+        if task.last == task.started:
+            self.metrics.first_token.labels(**labels).observe(now - task.arrived)
+        else:
+            each = (now - task.last) / max(1, len(event.tokens))
+            self.metrics.each_token.labels(**labels).observe(each)
+        task.last = now
+        if event.answer is not None:
+            self.metrics.whole.labels(**labels).observe(now - task.arrived)
+            self.metrics.decode.labels(**labels).observe(now - task.started)
+            self.metrics.answered(task.model, event.answer)
+
+    def _all_failed(self, lane: Lane, error: Exception) -> None:
+        """A shared forward failed: its tasks end, and after a few in a row so does the worker."""
+        log.error("step failed", extra={"told": {"why": outline(error)}})
+        for task in lane.tasks.values():
+            task.tell(told(error))
+        lane.tasks.clear()
+        self._failures += 1
+        if self._failures >= MOST_FAILURES:
+            self.dead = True
+
+    def _end_waiting(self, task: Task, error: HaluError) -> None:
+        self._unqueue(task)
+        task.tell(error)
+
+    def _unqueue(self, task: Task) -> None:
+        with self._news:
+            self.waiting.remove(task)
+            self._nudged = True  # the next one may have its turn, whether this one starts or not
+
+    def _count(self) -> None:
+        self.metrics.running.set(sum(len(lane.tasks) for lane in self.lanes.values()))
+        self.metrics.waiting.set(len(self.waiting))
+        self.metrics.rows.set(self.rows)
+
+    def _give_up(self) -> None:
+        """Tells everybody that nothing more will come."""
+        self.dead = True
+        with self._news:
+            left = [
+                *self.waiting,
+                *(t for lane in self.lanes.values() for t in lane.tasks.values()),
+            ]
+            self.waiting.clear()
+        self.lanes.clear()
+        for task in left:
+            task.tell(Failed("The engine is down."))
+
+
+def told(error: Exception) -> HaluError:
+    """What a client hears of an exception: ours as it is, any other as a failure and logged."""
+    if isinstance(error, HaluError):
+        return error
+    log.error("request failed", extra={"told": {"why": outline(error)}})
+    return Failed("The request failed.")
+
+
+def _salt(lane: Lane) -> str:
+    """Who may share what is computed in this step: the one tenant, or nobody."""
+    tenants = {task.tenant for task in lane.tasks.values()}
+    return tenants.pop() if len(tenants) == 1 else f"step {time.monotonic_ns()}"
+
+
+def _too_wide(rows: int, most: int) -> HaluError:
+    return BadInput(
+        f"This strategy takes {rows} rows; the server allows {most} for one answer.",
+        hint="Use fewer beams or candidates.",
+        param="halu.params",
+    )

@@ -1,0 +1,252 @@
+"""Mixed traffic, places, deadlines, clients that leave, several models, and the end."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from live import chat, live, until
+
+DESCRIBE = "Please describe this image in detail."
+QUESTION = "Is there a dog in the image?"
+MIXED = ["greedy", "vcd", "vhr", "ritual", "var", "vhr+ritual", "beam", "m3id", "dola", "pai"]
+
+
+def test_mixed_traffic_gives_what_each_request_gives_alone(served: Any, scene: Any) -> None:
+    def ask(name: str) -> str:
+        body = chat(scene, DESCRIBE, max_tokens=16, seed=3, halu={"strategy": name})
+        reply = served.post("/v1/chat/completions", **body).json()
+        assert reply["halu"]["strategy"]["name"] == name
+        text: str = reply["choices"][0]["message"]["content"]
+        return text
+
+    alone = [ask(name) for name in MIXED]
+    assert len(set(alone)) > 2  # strategies do differ, so that a mix-up would show
+    with ThreadPoolExecutor(len(MIXED)) as together:
+        assert list(together.map(ask, MIXED)) == alone
+
+
+def test_compare_is_the_same_requests_side_by_side(served: Any, scene: Any) -> None:
+    body = {**chat(scene, DESCRIBE, max_tokens=12)}
+    arms = ["greedy", {"strategy": "vcd", "params": {"alpha": 2.0}}, "vhr"]
+    reply = served.post("/v1/compare", **body, strategies=arms).json()
+    assert [one["halu"]["strategy"]["name"] for one in reply["choices"]] == ["greedy", "vcd", "vhr"]
+    assert reply["choices"][1]["halu"]["strategy"]["params"]["alpha"] == 2.0
+    for arm, choice in zip(arms, reply["choices"], strict=True):
+        halu = arm if isinstance(arm, dict) else {"strategy": arm}
+        alone = served.post("/v1/chat/completions", **body, halu=halu).json()
+        assert choice["message"] == alone["choices"][0]["message"]
+    said = {0: "", 1: "", 2: ""}
+    with httpx2.stream(
+        "POST",
+        f"{served.url}/v1/compare",
+        json={**body, "strategies": arms, "stream": True},
+        trust_env=False,
+    ) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                for choice in json.loads(line[6:])["choices"]:
+                    said[choice["index"]] += choice["delta"].get("content") or ""
+    assert list(said.values()) == [one["message"]["content"] for one in reply["choices"]]
+
+
+class Slow:
+    """A model whose steps take a while, so that a test can watch them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.steps = 0
+
+    def __call__(self, source: str, device: str | None) -> Any:
+        import halu
+
+        vlm = halu.load(source, device=device)
+        runner, step = vlm.adapter.runner, vlm.adapter.runner.step
+
+        def slow(*args: Any) -> Any:
+            self.steps += 1
+            time.sleep(self.seconds)
+            return step(*args)
+
+        runner.step = slow
+        vlm.adapter.ends  # noqa: B018
+        return vlm
+
+
+@pytest.fixture
+def slow() -> Iterator[tuple[Any, Slow]]:
+    model = Slow(0.05)
+    with live(model, max_requests=3, max_rows=8) as server:
+        yield server, model
+
+
+def endless(*parts: Any, **more: Any) -> dict[str, Any]:
+    """A request that runs for hundreds of tokens: beam search says nothing before its end."""
+    beams = {"strategy": "beam", "params": {"beams": 3, "length_penalty": 5.0}}
+    return chat(*parts, max_tokens=400, **{"halu": beams, **more})
+
+
+def rows(server: Any) -> int:
+    return sum(lane.decoder.cache.rows for lane in running(server))
+
+
+def running(server: Any) -> list[Any]:
+    return [lane for worker in server.site.workers.values() for lane in worker.lanes.values()]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_when_the_client_leaves_its_branches_end_within_a_step(
+    slow: tuple[Any, Slow], scene: Any, stream: bool
+) -> None:
+    server, model = slow
+    body = chat(scene, DESCRIBE, max_tokens=400, stream=stream, n=2, halu={"strategy": "vcd"})
+    body = {**body, "temperature": 2.0, "repetition_penalty": 0.1}
+
+    async def leave() -> None:
+        async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+            work = asyncio.ensure_future(
+                client.post(f"{server.url}/v1/chat/completions", json=body)
+            )
+            while rows(server) < 4:
+                await asyncio.sleep(0.01)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    asyncio.run(leave())
+    before = model.steps
+    until(lambda: rows(server) == 0, seconds=2)
+    assert model.steps - before <= 2
+    until(lambda: server.site.house.inside == 0, seconds=2)
+    assert not any(lane.tasks for lane in running(server))
+
+
+def test_beyond_its_places_the_server_refuses_at_once(slow: tuple[Any, Slow], scene: Any) -> None:
+    server, _ = slow
+    with ThreadPoolExecutor(3) as pool:
+        inside = [pool.submit(server.chat, scene, DESCRIBE, max_tokens=12) for _ in range(3)]
+        until(lambda: server.site.house.inside == 3)
+        for _ in range(5):
+            start = time.monotonic()
+            refused = server.chat(scene, DESCRIBE)
+            assert time.monotonic() - start < 0.5
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert 1 <= int(refused.headers["retry-after"]) <= 120
+            assert 0 < int(refused.headers["retry-after-ms"]) <= 120_000
+        assert server.get("/ready").status_code == 200
+        assert {one.result().status_code for one in inside} == {200}
+    assert server.chat(scene, DESCRIBE, max_tokens=2).status_code == 200
+
+
+def test_rows_are_limited(scene: Any) -> None:
+    with live(max_rows=2, max_rows_per_request=4) as server:
+        wide = server.chat(scene, QUESTION, halu={"strategy": "beam", "params": {"beams": 5}})
+        assert wide.status_code == 400
+        assert "5 rows" in wide.json()["error"]["message"]
+        most = []
+
+        def watch(stop: threading.Event) -> None:
+            while not stop.is_set():
+                most.append(rows(server))
+                time.sleep(0.001)
+
+        stop = threading.Event()
+        watching = threading.Thread(target=watch, args=(stop,))
+        watching.start()
+        with ThreadPoolExecutor(8) as pool:
+            each = [pool.submit(server.chat, scene, DESCRIBE, max_tokens=8) for _ in range(8)]
+            assert {one.result().status_code for one in each} == {200}
+        stop.set()
+        watching.join()
+        assert max(most) == 2
+
+
+def test_the_deadline(scene: Any) -> None:
+    with live(Slow(0.1), deadline_seconds=0.5) as server:
+        late = server.chat(scene, DESCRIBE, max_tokens=400)
+        assert late.status_code == 504
+        assert late.json()["error"]["code"] == "deadline_exceeded"
+        streamed = server.chat(scene, DESCRIBE, max_tokens=400, stream=True)
+        assert streamed.status_code == 200
+        last = streamed.text.strip().splitlines()[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
+        until(lambda: rows(server) == 0, seconds=2)
+
+
+def test_models_are_loaded_when_asked_for_and_put_away(scene: Any) -> None:
+    loads: list[str] = []
+
+    def load(source: str, device: str | None) -> Any:
+        import halu
+
+        loads.append(source)
+        return halu.load(source)
+
+    with live(load, models=("tiny-llava", "tiny-qwen"), memory_gib=0.025) as server:
+        assert loads == ["tiny-llava"]
+        (worker,) = server.site.workers.values()
+        for name in ("tiny-qwen", "tiny-qwen", "tiny-llava"):
+            reply = server.post("/v1/chat/completions", **{**chat(scene, QUESTION), "model": name})
+            assert reply.status_code == 200, reply.text
+            assert reply.json()["model"] == name
+            assert list(worker.shelf.loaded) == [name]
+        assert loads == ["tiny-llava", "tiny-qwen", "tiny-llava"]
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_by_name(scene: Any) -> None:
+    def load(source: str, device: str | None) -> Any:
+        import halu
+
+        if source == "tiny-qwen":
+            raise OSError("/secret/path: no space left")
+        return halu.load(source)
+
+    with live(load, models=("tiny-llava", "tiny-qwen")) as server:
+        broken = server.post(
+            "/v1/chat/completions", **{**chat(scene, QUESTION), "model": "tiny-qwen"}
+        )
+        assert broken.status_code == 501
+        assert "secret" not in broken.text
+        assert server.chat(scene, QUESTION).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_signal_lets_answers_finish(scene: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "halu", "serve", "--port", "0"]
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file)
+    until(lambda: "browser" in log.read_text())
+    lines = log.read_text().splitlines()
+    url = next(line.split()[-1] for line in lines if "browser" in line).rstrip("/")
+
+    def get(path: str) -> int:
+        return httpx2.get(url + path, trust_env=False, timeout=5).status_code
+
+    until(lambda: get("/ready") == 200)
+    body = chat(scene, DESCRIBE, stream=True, n=4, temperature=1.5, max_tokens=120)
+    with httpx2.stream(
+        "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=60
+    ) as reply:
+        words = reply.iter_lines()
+        next(words)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: get("/ready") == 503, seconds=5)
+        assert get("/health") == 200
+        refused = httpx2.post(f"{url}/v1/chat/completions", json=body, trust_env=False)
+        assert refused.status_code == 503
+        assert list(words)[-2:] == ["data: [DONE]", ""]
+    assert process.wait(timeout=30) == 0

@@ -7,8 +7,10 @@ computed again from the counts kept in `rows.jsonl`, and the image is the unit t
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from halu.registry import Registry
 
 Counts = NDArray[np.float64]
 """Added-up counts, last axis in the order of `Benchmark.counts`; any leading axes."""
+
+Value = TypeVar("Value", float, NDArray[np.float64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +100,9 @@ class Total:
     how: Literal["sum", "mean"]
     meaning: str
 
-    def of(self, splits: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    def of(self, splits: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
         """Compute it from the metrics of splits, for each data set that has all that it needs."""
-        sets: dict[str, dict[str, float]] = {}
+        sets: dict[str, dict[str, Value]] = {}
         for split, metrics in splits.items():
             source, slash, kind = split.rpartition("/")
             if kind in self.over:
@@ -107,7 +111,7 @@ class Total:
         share = len(self.over) if self.how == "mean" else 1
         several = len({split.rpartition("/")[0] for split in splits}) > 1
         return {
-            f"{source if several else ''}{self.name}": sum(parts.values()) / share
+            f"{source if several else ''}{self.name}": reduce(add, parts.values()) / share
             for source, parts in whole.items()
         }
 

@@ -8,6 +8,7 @@ from halu.eval.benchmark import Metric, benchmarks
 from halu.eval.equal_length import METRICS
 from halu.eval.plan import Manifest
 from halu.eval.summary import Result, Summary, defined
+from halu.eval.totals import TotalResult
 
 _READ = (
     "In brackets 95 % intervals from resampling pictures. Below each figure its difference from "
@@ -29,11 +30,18 @@ def markdown(record: Manifest, summary: Summary) -> str:
     keys = dict.fromkeys((r.model, r.benchmark, r.split) for r in summary.results)
     for key in keys:
         parts += _section([r for r in summary.results if (r.model, r.benchmark, r.split) == key])
-    for total in summary.totals:
-        named = ", ".join(f"{name} {value:.4g}" for name, value in total.values.items())
-        parts.append(f"- {total.model}, {total.benchmark}, {_escaped(total.label)}: {named}")
+    parts += [_total(total) for total in summary.totals]
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     return "\n".join([*parts, "", f"{versions}. Seed {record.seed}.", ""])
+
+
+def _total(total: TotalResult) -> str:
+    known = benchmarks.get(total.benchmark).metrics
+    metric = next(metric for metric in known if metric.name == total.metric)
+    told = _written(total.value, total.ci, metric)
+    if total.vs_greedy:
+        told += _change(total.vs_greedy, metric).replace("<br>", ", ")
+    return f"- {total.name} of {total.benchmark}, {total.model}, `{total.label}`: {told}"
 
 
 def _section(results: Sequence[Result]) -> list[str]:

@@ -25,6 +25,7 @@ from halu.eval.position import positions
 from halu.eval.samples import Packed
 from halu.eval.statistics import RESAMPLES
 from halu.eval.summary import Result, Summary, defined, quality
+from halu.eval.totals import TotalResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,14 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """Figures over several splits: the metric that each reads like, and every strategy's own."""
+
+    metrics: Mapping[str, Metric]
+    lines: Mapping[str, Mapping[str, TotalResult]]
+
+
+@dataclass(frozen=True, slots=True)
 class Chapter:
     """What it shows of one benchmark answered by one model."""
 
@@ -52,7 +61,7 @@ class Chapter:
     sections: tuple[Section, ...]
     levels: DotPlot | None
     categories: Categories | None
-    totals: Mapping[str, Mapping[str, float]]
+    totals: Totals | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +123,21 @@ def _chapters(record: Manifest, summary: Summary, tables: Sequence[Table]) -> li
                 sections=tuple(_section(table, results) for table in own),
                 levels=levels(results, quality(results, benchmark.metrics)),
                 categories=categories(own),
-                totals={total.label: total.values for total in totals},
+                totals=_totals(totals, benchmark),
             )
         )
     return chapters
+
+
+def _totals(results: Sequence[TotalResult], benchmark: Benchmark) -> Totals | None:
+    if not results:
+        return None
+    reads_like = {metric.name: metric for metric in benchmark.metrics}
+    names = {result.name: reads_like[result.metric] for result in results}
+    labels = dict.fromkeys(result.label for result in results)
+    return Totals(
+        names, {label: {r.name: r for r in results if r.label == label} for label in labels}
+    )
 
 
 def _section(table: Table, results: Sequence[Result]) -> Section:

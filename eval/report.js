@@ -186,11 +186,7 @@ const browser = {
   item(place) {
     const number = this.found[place];
     const group = this.groupOf(number);
-    const states = make("span", "states");
-    for (const letter of this.lettersOf(number, group)) {
-      const { kind } = stateOf(letter);
-      states.append(make("span", kind, SIGNS[kind]));
-    }
+    const states = signs([...this.lettersOf(number, group)].map((letter) => stateOf(letter).kind));
     const head = make("div", "", states);
     const under = make("div", "under", group.name);
     const item = make("div", "item", head, under);
@@ -242,6 +238,17 @@ const browser = {
       step("→", "next sample", 1), make("span", "", told + image + repeat));
   },
 };
+
+// A sign a strategy; of many strategies, how many there are of each.
+function signs(kinds) {
+  const all = make("span", "states");
+  const few = kinds.length <= 10;
+  for (const kind of few ? kinds : [...new Set(kinds)]) {
+    const count = few ? "" : `${kinds.filter((other) => other === kind).length} `;
+    all.append(make("span", kind, SIGNS[kind] + count));
+  }
+  return all;
+}
 
 function asked(sample) {
   const caption = Array.isArray(sample.label);

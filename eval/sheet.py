@@ -18,7 +18,8 @@ COLUMNS = (
     *("tokens_per_second", "seconds_per_sample", "forwards_per_token", "peak_memory_mb"),
     *("time_vs_greedy", "pareto"),
 )
-"""`at` is empty or "equal length", where captions are cut to the words that greedy's has too."""
+"""`at` is empty; or "equal length", where captions are cut to the words that greedy's has too; or
+"several splits", for published totals."""
 
 
 def sheet(summary: Summary) -> str:
@@ -29,6 +30,10 @@ def sheet(summary: Summary) -> str:
     for result in summary.results:
         for line in _lines(result):
             writer.writerow(_facts(result) | line)
+    for total in summary.totals:
+        facts = total.model_dump(include={"model", "benchmark", "label", "value"})
+        told = {"metric": total.name, "at": "several splits"}
+        writer.writerow(facts | told | _ends("", total.ci) | _delta(total.vs_greedy))
     return file.getvalue()
 
 

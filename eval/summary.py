@@ -4,13 +4,13 @@ Everything is computed again from the counts in the rows. Within a benchmark and
 strategies are compared on the same samples: those that every one of them has answered.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from halu.eval.against import Delta, ends, judged, number, single
-from halu.eval.benchmark import Metric, benchmarks, totals_of
+from halu.eval.benchmark import Metric
 from halu.eval.cost import Cost, cost, front
 from halu.eval.equal_length import EqualLength, equal_length
 from halu.eval.notes import notes
@@ -18,6 +18,7 @@ from halu.eval.paired import Table, by_repeat, group
 from halu.eval.plan import BASELINE, Manifest
 from halu.eval.statistics import Array, resample
 from halu.eval.store import Row
+from halu.eval.totals import TotalResult, totals
 from halu.types import Record
 
 
@@ -56,22 +57,13 @@ class Result(Record):
     at_equal_length: EqualLength | None = None
 
 
-class Totals(Record):
-    """Published figures of one strategy over several splits, by name (POPE's mean of three F1)."""
-
-    model: str
-    benchmark: str
-    label: str
-    values: dict[str, float]
-
-
 class Summary(Record):
     """`summary.json`."""
 
     run: dict[str, Any]
     notes: tuple[str, ...]
     results: tuple[Result, ...]
-    totals: tuple[Totals, ...] = ()
+    totals: tuple[TotalResult, ...] = ()
 
 
 def summarise(
@@ -86,7 +78,12 @@ def summarise(
         seed: of the resamples.
     """
     tables = group(record, rows) if tables is None else tables
-    results = [result for table in tables for result in _results(table, seed)]
+    counts = [table.counts() for table in tables]
+    results = [
+        result
+        for table, each in zip(tables, counts, strict=True)
+        for result in _results(table, each, seed)
+    ]
     answers = len(record.models) * len(record.strategies) * record.repeats
     wanted = sum(suite.samples for suite in record.benchmarks) * answers
     told = list(notes(tables))
@@ -98,7 +95,10 @@ def summarise(
         "complete": len(rows) == wanted,
     }
     return Summary(
-        run=run, notes=tuple(told), results=tuple(results), totals=tuple(_totals(results))
+        run=run,
+        notes=tuple(told),
+        results=tuple(results),
+        totals=tuple(totals(tables, counts, seed)),
     )
 
 
@@ -113,20 +113,7 @@ def quality(results: Sequence[Result], metrics: Sequence[Metric]) -> Metric:
     return known[0] if known else metrics[0]
 
 
-def _totals(results: Sequence[Result]) -> Iterator[Totals]:
-    keys = dict.fromkeys((r.model, r.benchmark, r.label) for r in results)
-    for model, name, label in keys:
-        own = [r for r in results if (r.model, r.benchmark, r.label) == (model, name, label)]
-        values: dict[str, float] = {}
-        for total in totals_of(benchmarks.get(name)):
-            known = {r.split: v for r in own if (v := r.metrics[total.metric].value) is not None}
-            values |= total.of({split: {total.metric: value} for split, value in known.items()})
-        if values:
-            yield Totals(model=model, benchmark=name, label=label, values=values)
-
-
-def _results(table: Table, seed: int) -> list[Result]:
-    counts = table.counts()
+def _results(table: Table, counts: Array, seed: int) -> list[Result]:
     values = table.benchmark.rates(counts.sum(axis=1))
     spread = table.benchmark.rates(resample(counts, seed=seed))
     compared = {

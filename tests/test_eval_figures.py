@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from halu.eval.against import ends
 from halu.eval.benchmark import Mark, Metric, benchmarks
 from halu.eval.categories import categories
 from halu.eval.chair import score_caption
@@ -19,8 +20,10 @@ from halu.eval.plan import Arm, Plan, Source, manifest, suite
 from halu.eval.pope import score_answer
 from halu.eval.position import positions
 from halu.eval.scatter import scatter
+from halu.eval.statistics import resample
 from halu.eval.store import Row
 from halu.eval.summary import Summary, summarise
+from halu.eval.totals import totals
 
 TRUTH = ("dog", "person")
 
@@ -255,3 +258,38 @@ def test_a_cluster_is_resampled_as_a_whole() -> None:
     rows = [row("Yes", id=str(n), image_id=str(n), cluster=f"set {n // 2}") for n in range(6)]
     assert len(tallies(benchmarks.get("pope-scenes"), rows)) == 3
     assert row("Yes", image_id=None, id="7").unit == "no image: 7"
+
+
+def splits_alike(shift: int) -> list[Table]:
+    """All three splits with the same answers, about the same pictures or about others."""
+    found = []
+    for n, split in enumerate(("random", "popular", "adversarial")):
+        rows = [
+            row(
+                "Yes" if k % 3 else "No",
+                id=f"{split}/{k}",
+                split=split,
+                image_id=f"{k + n * shift}",
+                label="yes" if k % 4 else "no",
+            )
+            for k in range(60)
+        ]
+        found.append(table("pope-scenes", greedy=rows))
+    return found
+
+
+def test_totals_resample_the_splits_together() -> None:
+    tables = splits_alike(shift=0)
+    counts = [each.counts() for each in tables]
+    (f1, accuracy) = totals(tables, counts)
+    assert (f1.name, accuracy.name) == ("mean_f1", "mean_accuracy")
+    spread = tables[0].benchmark.rates(resample(counts[0]))["accuracy"][0]
+    assert accuracy.ci == pytest.approx(ends(spread))  # the same pictures: no more is known
+    apart = splits_alike(shift=60)
+    _, other = totals(apart, [each.counts() for each in apart])
+    assert other.value == accuracy.value
+    assert accuracy.ci is not None
+    assert other.ci is not None
+    narrow, wide = (ci[1] - ci[0] for ci in (other.ci, accuracy.ci))
+    assert narrow < 0.75 * wide
+    assert totals(tables[:2], counts[:2]) == []

@@ -122,15 +122,17 @@ def test_figures_agree_with_the_rows(folder: Path, summary: Summary) -> None:
 
 
 def test_totals_over_splits_are_named(summary: Summary) -> None:
-    assert [(t.benchmark, t.label) for t in summary.totals] == [
-        ("pope-scenes", "greedy"),
-        ("pope-scenes", "vcd(alpha=0.5)"),
+    assert [(t.name, t.metric, t.label) for t in summary.totals] == [
+        (f"mean_{metric}", metric, label)
+        for metric in ("f1", "accuracy")
+        for label in ("greedy", "vcd(alpha=0.5)")
     ]
     for total in summary.totals:
         own = [r for r in summary.results if (r.benchmark, r.label) == ("pope-scenes", total.label)]
-        for name in ("f1", "accuracy"):
-            mean = np.mean([r.metrics[name].value for r in own])
-            assert total.values[f"mean_{name}"] == pytest.approx(mean)
+        assert total.value == pytest.approx(np.mean([r.metrics[total.metric].value for r in own]))
+        assert total.ci is not None
+        assert total.ci[0] <= total.value <= total.ci[1]
+        assert (total.vs_greedy is None) == (total.label == "greedy")
 
 
 def test_notes_warn_of_what_figures_hide(summary: Summary) -> None:
@@ -272,7 +274,7 @@ def test_markdown_has_every_figure(folder: Path, summary: Summary) -> None:
     recall = chair.metrics["recall"].value
     assert words.figure(recall, Metric("recall", "higher", "")) in lines[3]
     assert "**−" in lines[3]
-    assert "- played, pope-scenes, greedy: mean_f1" in text
+    assert "- mean_f1 of pope-scenes, played, `greedy`: " in text
 
 
 def test_csv_has_every_figure(folder: Path, summary: Summary) -> None:

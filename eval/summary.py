@@ -123,7 +123,7 @@ def _results(table: Table, counts: Array, seed: int) -> list[Result]:
         for metric in table.benchmark.metrics
     }
     alike = equal_length(table, seed) if BASELINE in table.arms else {}
-    greedy = next(iter(table.arms.values()))
+    greedy = table.arms.get(BASELINE, ())
     found = [
         Result(
             model=table.model,

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from halu.detector import Detector, chosen, prepared
 from halu.errors import BadInput
 from halu.planning import choose
 from halu.service.intake import Intake
@@ -36,7 +37,7 @@ class Asked:
     called: str
     requests: tuple[Request, ...]
     images: tuple[Image.Image, ...]
-    detectors: tuple[str, ...]
+    detectors: tuple[Detector, ...]
     evidence: bool
 
 
@@ -97,6 +98,7 @@ async def _asked(
     evidence, detectors = options
     _check_size(asked.messages, settings)
     _most("detectors", len(detectors), settings.max_detectors)
+    using = chosen(detectors)
     sampling = _sampling(asked, settings)
     report = evidence if isinstance(evidence, str) else "map" if evidence else "none"
     apart = isinstance(asked, ChatRequest)
@@ -115,8 +117,11 @@ async def _asked(
     addresses = [part.image_url for m in asked.messages for part in m.parts if _shows(part)]  # type: ignore[union-attr]
     images = await intake.open(addresses)
     messages = conversation(asked.messages, images)
-    requests = [checked(Request, {"messages": messages, **draft}, "field") for draft in drafts]
-    return Asked(model, asked.model, tuple(requests), tuple(images), detectors, report != "none")
+    requests = [
+        prepared(checked(Request, {"messages": messages, **draft}, "field"), using)
+        for draft in drafts
+    ]
+    return Asked(model, asked.model, tuple(requests), tuple(images), using, report != "none")
 
 
 def conversation(
@@ -147,18 +152,18 @@ def parameters(
     """
     found = dict(arm.params)
     for part in (arm.strategy or ("sample" if sampled else "greedy")).split("+"):
-        chosen = strategies.get(part)
-        for key, field in chosen.Params.model_fields.items():
-            given = {key, f"{chosen.name}.{key}"} & set(arm.params)
+        strategy = strategies.get(part)
+        for key, field in strategy.Params.model_fields.items():
+            given = {key, f"{strategy.name}.{key}"} & set(arm.params)
             extra = field.json_schema_extra
             if given and isinstance(extra, dict) and extra.get("operator"):
                 raise BadInput(
-                    f"Parameter {key!r} of {chosen.name} is set by the operator.",
+                    f"Parameter {key!r} of {strategy.name} is set by the operator.",
                     param=f"params.{key}",
                 )
-            own = defaults.get(chosen.name, {})
+            own = defaults.get(strategy.name, {})
             if not given and key in own:
-                found[f"{chosen.name}.{key}"] = own[key]
+                found[f"{strategy.name}.{key}"] = own[key]
     return found
 
 

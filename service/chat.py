@@ -1,6 +1,7 @@
 """`POST /v1/chat/completions` and `POST /v1/compare`: a conversation in, answers out."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
@@ -9,12 +10,11 @@ from starlette.responses import Response
 from halu.service import asking, reporting
 from halu.service.answering import Answering, unless_gone
 from halu.service.asking import Asked
-from halu.service.checking import check, known
 from halu.service.deployment import Deployment
 from halu.service.documented import REFUSALS, STREAMED
 from halu.service.replies import Comparison, Completion
 from halu.service.schema import ChatRequest, CompareRequest, Conversation
-from halu.service.streaming import EventStream, stream
+from halu.service.streaming import Check, EventStream, stream
 from halu.types import Answer
 
 router = APIRouter(tags=["answers"])
@@ -35,7 +35,6 @@ async def chat_completions(
     `x-halu-strategy`. Without one decoding is plain: greedy, or sampled with a temperature.
     """
     site: Deployment = http.app.state.deployment
-    known(body.halu.detectors)
     asked = await asking.chat(body, x_halu_strategy, site.models, site.settings, site.intake)
     return await _answer(site, body, asked, http, reporting.completion)
 
@@ -44,7 +43,6 @@ async def chat_completions(
 async def compare(body: CompareRequest, http: Request) -> Any:
     """Answers a conversation under several strategies at once: a choice for each, in order."""
     site: Deployment = http.app.state.deployment
-    known(body.detectors)
     asked = await asking.compare(body, site.models, site.settings, site.intake)
     return await _answer(site, body, asked, http, reporting.comparison)
 
@@ -62,15 +60,22 @@ async def _answer(
         state["arrived"],
         site.settings.deadline_seconds,
     )
+    check = partial(
+        site.checks.answer,
+        asked,
+        worker=site.worker(asked.model),
+        tenant=state["tenant"],
+        end=state["arrived"] + site.settings.deadline_seconds,
+    )
     if body.stream:
-        return await _streamed(answering, body, asked, http)
-    answers, findings = await unless_gone(http.receive, _whole(answering, asked))
+        return await _streamed(answering, body, asked, check, http)
+    answers, findings = await unless_gone(http.receive, _whole(answering, check))
     state["told"]["tokens"] = sum(answer.usage.completion_tokens for answer in answers)
     return reply(asked, answers, findings)
 
 
 async def _streamed(
-    answering: Answering, body: Conversation, asked: Asked, http: Request
+    answering: Answering, body: Conversation, asked: Asked, check: Check, http: Request
 ) -> Response:
     await answering.__aenter__()
     try:
@@ -83,11 +88,11 @@ async def _streamed(
 
 
 async def _whole(
-    answering: Answering, asked: Asked
+    answering: Answering, check: Check
 ) -> tuple[Sequence[Answer], Sequence[reporting.Findings]]:
     async with answering:
         answers = await answering.answers()
-    return answers, [await check(asked, index, answer) for index, answer in enumerate(answers)]
+    return answers, [await check(index, answer) for index, answer in enumerate(answers)]
 
 
 def _note(told: dict[str, Any], asked: Asked) -> None:

@@ -9,6 +9,7 @@ from halu.engine import Local, load
 from halu.errors import BadInput
 from halu.planning import choose
 from halu.service.asking import parameters
+from halu.service.checking import Checks
 from halu.service.fetch import Fetch, Policy
 from halu.service.intake import Intake
 from halu.service.limits import House
@@ -28,6 +29,7 @@ class Deployment:
     metrics: Metrics
     house: House
     intake: Intake
+    checks: Checks
     models: dict[str, Served]
     workers: dict[str | None, Worker]
 
@@ -85,6 +87,7 @@ def deployment(settings: Settings, load_model: Load | None = None) -> Deployment
         metrics=metrics,
         house=House(settings.max_requests),
         intake=_intake(settings, metrics),
+        checks=Checks(metrics),
         models={model.name: model for models in by_device.values() for model in models},
         workers={
             device: Worker(

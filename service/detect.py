@@ -4,7 +4,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from halu.service.checking import known
+from halu.detector import chosen
+from halu.errors import BadInput
 from halu.service.deployment import Deployment
 from halu.service.documented import REFUSALS
 from halu.service.replies import DetectReply
@@ -17,6 +18,12 @@ router = APIRouter(tags=["answers"])
 async def detect(body: DetectRequest, http: Request) -> Any:
     """Findings on the characters of a text, whoever wrote it."""
     site: Deployment = http.app.state.deployment
-    known(body.detectors)
-    await site.intake.open([body.image])
-    return DetectReply(findings=[])
+    most = site.settings.max_detectors
+    if len(body.detectors) > most:
+        raise BadInput(f"At most {most} detectors.", param="detectors")
+    if len(body.text) > site.settings.max_text:
+        raise BadInput(f"At most {site.settings.max_text:,} characters.", param="text")
+    using = chosen(body.detectors)
+    end = http.scope["state"]["arrived"] + site.settings.deadline_seconds
+    (image,) = await site.intake.open([body.image])
+    return DetectReply(findings=await site.checks.text(body.text, image, using, end))

@@ -19,6 +19,30 @@ class Incoming(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def well_formed(document: Any) -> Any:
+    """Refuses half characters: JSON can escape them, but no text has them and no tokenizer takes
+    them.
+    """
+    left = [document]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += [*one, *one.values()]
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, str) and not one.isascii() and not _encodes(one):
+            raise ValueError("a text has half of a surrogate pair")
+    return document
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class ImageUrl(Incoming):
     """Where a picture is: a data URI, or an address where the server allows that."""
 
@@ -151,6 +175,8 @@ class Conversation(Incoming):
             raise ValueError("only text is supported")
         return value
 
+    _well_formed = model_validator(mode="before")(well_formed)
+
     @model_validator(mode="after")
     def _agree(self) -> "Conversation":
         both = (self.max_tokens, self.max_completion_tokens)
@@ -207,6 +233,8 @@ class DetectRequest(BaseModel):
     image: ImageUrl
     text: str = Field(description="What was said about the picture.")
     detectors: tuple[str, ...] = Field(min_length=1)
+
+    _well_formed = model_validator(mode="before")(well_formed)
 
     @field_validator("image", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ First a role for each choice, then text as it comes, each choice's reason to end
 found, usage if asked for, and `[DONE]`. An error after the first byte is an event too.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -16,12 +16,13 @@ from halu.errors import HaluError
 from halu.service import refusals, reporting
 from halu.service.answering import Answering
 from halu.service.asking import Asked
-from halu.service.checking import Check
 from halu.service.replies import Chunk, ChunkChoice, Delta
 from halu.types import Answer, Event
 
 IDLE_SECONDS = 10.0
 """Between two comments that keep a silent connection open."""
+Check = Callable[[int, Answer], Awaitable[reporting.Findings]]
+"""What detectors find in choice `index`; none if none was asked."""
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -115,7 +116,7 @@ async def stream(
             yield chunks.said(index, event)
         if asked.detectors:
             for index in sorted(answers):
-                yield chunks.found(index, await check(asked, index, answers[index]))
+                yield chunks.found(index, await check(index, answers[index]))
         if with_usage:
             yield chunks.usage([answers[index] for index in sorted(answers)])
         yield format_sse_event(data_str="[DONE]")

@@ -230,7 +230,7 @@ BAD = [
         "params.alpha",
         "invalid_value",
     ),
-    ({"extra_body": {"halu": {"detectors": ["nobody"]}}}, "BadRequestError", "detectors", None),
+    ({"extra_body": {"halu": {"detectors": ["nobody"]}}}, "BadRequestError", "detector", None),
 ]
 
 

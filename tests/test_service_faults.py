@@ -1,0 +1,198 @@
+"""What goes wrong inside: one request fails, others go on, and the state says so."""
+
+import errno
+import io
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from live import chat, live, until
+
+DESCRIBE = "Please describe this image in detail."
+QUESTION = "Is there a dog in the image?"
+
+
+def spoilt(when: Any) -> Any:
+    """Loads a model whose forward fails when it is told to."""
+
+    def load(source: str, device: str | None) -> Any:
+        import halu
+
+        model = halu.load(source, device=device)
+        step = model.adapter.runner.step  # type: ignore[attr-defined]
+
+        def failing(*args: Any) -> Any:
+            if when():
+                raise RuntimeError("CUDA error: an illegal memory access at 0x7f3a2c")
+            return step(*args)
+
+        model.adapter.runner.step = failing  # type: ignore[attr-defined]
+        return model
+
+    return load
+
+
+def test_an_exception_in_one_request_ends_it_alone(
+    served: Any, scene: Any, monkeypatch: Any
+) -> None:
+    from halu.decoders.vcd import VCD
+    from halu.strategy import Plan
+
+    plan = VCD.plan
+
+    def broken(self: Any, ctx: Any) -> Any:
+        made = plan(self, ctx)
+
+        def rule(step: Any) -> Any:
+            if step.index == 3:
+                raise RuntimeError("secret words of the prompt")
+            return made.rule(step)
+
+        return Plan(made.main, extra=made.extra, rule=rule)
+
+    alone = served.chat(scene, DESCRIBE, max_tokens=20).json()["choices"][0]["message"]
+    monkeypatch.setattr(VCD, "plan", broken)
+    with ThreadPoolExecutor(5) as pool:
+        bad = pool.submit(served.chat, scene, DESCRIBE, halu={"strategy": "vcd"})
+        good = [pool.submit(served.chat, scene, DESCRIBE, max_tokens=20) for _ in range(4)]
+        assert bad.result().status_code == 500
+        error = bad.result().json()["error"]
+        assert error["type"] == "server_error"
+        assert "secret" not in bad.result().text
+        assert [one.result().json()["choices"][0]["message"] for one in good] == [alone] * 4
+    assert served.get("/ready").status_code == 200
+
+
+def test_a_failing_forward_ends_its_batch_and_the_next_one_runs(scene: Any) -> None:
+    broken = [False]
+    with live(spoilt(lambda: broken[0])) as server:
+        broken[0] = True
+        failed = server.chat(scene, DESCRIBE)
+        assert failed.status_code == 500
+        assert "0x" not in failed.text
+        streamed = server.chat(scene, DESCRIBE, stream=True)
+        last = json.loads(streamed.text.strip().splitlines()[-1].removeprefix("data: "))
+        assert last["error"]["type"] == "server_error"
+        broken[0] = False
+        assert server.chat(scene, DESCRIBE, max_tokens=3).status_code == 200
+        assert server.get("/ready").status_code == 200
+
+
+def test_a_device_that_only_fails_is_given_up(scene: Any) -> None:
+    with live(spoilt(lambda: True)) as server:
+        assert [server.chat(scene, DESCRIBE).status_code for _ in range(3)] == [500] * 3
+        until(lambda: server.get("/ready").status_code == 503)
+        assert server.get("/health").status_code == 503
+        start = time.monotonic()
+        assert server.chat(scene, DESCRIBE).status_code == 500
+        assert time.monotonic() - start < 1
+
+
+def test_a_dead_worker_leaves_nobody_waiting(scene: Any, monkeypatch: Any) -> None:
+    from halu.service.worker import Worker
+
+    with live() as server:
+        (worker,) = server.site.workers.values()
+        monkeypatch.setattr(Worker, "_join", lambda self: (_ for _ in ()).throw(MemoryError()))
+        monkeypatch.setattr(threading, "excepthook", lambda args: None)
+        assert server.chat(scene, DESCRIBE).status_code == 500
+        until(lambda: not worker.is_alive())
+        assert server.get("/ready").json() == {"status": "engine down"}
+
+
+class Drip(BaseHTTPRequestHandler):
+    """A host that sends a picture one byte at a time."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            for _ in range(100):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_a_slow_image_host_delays_nobody_else(scene: Any) -> None:
+    host = HTTPServer(("127.0.0.1", 0), Drip)
+    thread = threading.Thread(target=host.serve_forever, daemon=True)
+    thread.start()
+    port = host.server_address[1]
+    settings = {
+        "remote_hosts": (f"localhost:{port}",),
+        "remote_networks": ("127.0.0.0/8", "::1/128"),
+        "remote_http": True,
+        "fetch_seconds": 1.5,
+    }
+    with live(**settings) as server, ThreadPoolExecutor(2) as pool:
+        body = chat(QUESTION)
+        part = {"type": "image_url", "image_url": {"url": f"http://localhost:{port}/a.png"}}
+        body["messages"][0]["content"].insert(0, part)
+        slow = pool.submit(server.post, "/v1/chat/completions", **body)
+        until(lambda: server.site.house.inside == 1)
+        assert server.chat(scene, QUESTION, max_tokens=3).status_code == 200
+        assert not slow.done()
+        assert slow.result().status_code == 422
+        assert slow.result().json()["error"]["code"] == "failed_to_download_image"
+    host.shutdown()
+    host.server_close()
+    thread.join()
+
+
+class Full(io.StringIO):
+    """A file on a disk without room."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_costs_the_log_lines_and_nothing_else(
+    served: Any, scene: Any, monkeypatch: Any
+) -> None:
+    from halu.service.logs import JsonLines, Silent, log
+
+    handler = Silent(Full())
+    handler.setFormatter(JsonLines())
+    monkeypatch.setattr(log, "handlers", [handler])
+    monkeypatch.setattr(log, "level", logging.INFO)
+    assert served.chat(scene, QUESTION, max_tokens=2).status_code == 200
+
+
+def test_a_very_nested_body(served: Any) -> None:
+    import httpx2
+
+    for content in ("[" * 100_000, '{"a":' * 50_000, '{"model": ' + "9" * 5000 + "}", "\x00", ""):
+        reply = httpx2.post(
+            f"{served.url}/v1/chat/completions",
+            content=content,
+            headers={"content-type": "application/json"},
+            trust_env=False,
+        )
+        assert reply.status_code == 400, content[:20]
+        assert set(reply.json()) == {"error"}
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x00", "\u202e" * 10, "a\u0301" * 100, "\U0010ffff"])
+def test_odd_texts(served: Any, text: str) -> None:
+    import httpx2
+
+    body = json.dumps(chat(text, max_tokens=2))
+    reply = httpx2.post(
+        f"{served.url}/v1/chat/completions",
+        content=body,
+        headers={"content-type": "application/json"},
+        trust_env=False,
+    )
+    assert reply.status_code in (200, 400)

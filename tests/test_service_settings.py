@@ -1,0 +1,180 @@
+"""Settings from flags, environment and file; the command; what there is to look at."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pydantic_settings")
+pytest.importorskip("prometheus_client")
+
+from live import chat, live
+
+from halu.errors import BadInput, HaluError, Unknown
+from halu.service.deployment import deployment
+from halu.service.settings import Settings, as_toml, read_settings
+from halu.service.shelf import dealt
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    file = tmp_path / "halu.toml"
+    file.write_text('port = 1\nmax_requests = 2\nmodels = ["tiny-qwen"]\nmax_rows = 3\n')
+    monkeypatch.setenv("HALU_MAX_REQUESTS", "20")
+    monkeypatch.setenv("HALU_PORT", "10")
+    monkeypatch.setenv("HALU_REMOTE_HOSTS", "a.example, b.example:8443")
+    found = read_settings({"port": 100}, file)
+    assert (found.port, found.max_requests, found.max_rows) == (100, 20, 3)
+    assert found.models == ("tiny-qwen",)
+    assert found.remote_hosts == ("a.example", "b.example:8443")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("prot = 1", "prot"),
+        ("port = 99999", "port"),
+        ("port = ", "cannot be read"),
+        ('models = "x"\nhost = 5', "host"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, match: str) -> None:
+    file = tmp_path / "halu.toml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=match):
+        read_settings({}, file)
+
+
+def test_mistakes_in_flags() -> None:
+    with pytest.raises(Unknown, match="Did you mean max_rows"):
+        read_settings({"max_row": 1})
+    with pytest.raises(BadInput, match="no file"):
+        read_settings({}, Path("/nowhere"))
+    with pytest.raises(BadInput, match="remote_networks"):
+        read_settings({"remote_networks": ["10.0.0.0/8"]})
+    with pytest.raises(BadInput, match=r"10\.0\.0\.0/8"):
+        deployment(read_settings({"remote_hosts": ["a"], "remote_networks": ["ten"]}))
+    for params in ({"vcdd": {}}, {"vcd": {"alfa": 1}}, {"vcd": {"alpha": 99}}):
+        with pytest.raises(HaluError):
+            deployment(read_settings({"strategy_params": params}))
+
+
+def test_what_is_printed_is_a_file_that_says_the_same(tmp_path: Path) -> None:
+    settings = read_settings(
+        {"models": ["tiny-qwen"], "strategy_params": {"vcd": {"alpha": 0.5}}, "memory_gib": 2}
+    )
+    text = as_toml(settings)
+    tomllib.loads(text)
+    file = tmp_path / "halu.toml"
+    file.write_text(text)
+    assert read_settings({}, file) == settings
+    for name, field in Settings.model_fields.items():
+        assert name in text
+        assert field.description
+
+
+def test_the_command(halu: Any, tmp_path: Path) -> None:
+    code, out, _ = halu("serve", "--print-config", "-m", "tiny-qwen", "--set", "max_rows=7")
+    assert code == 0
+    assert tomllib.loads(out)["max_rows"] == 7
+    code, out, err = halu("serve", "--set", "max_rows=0")
+    assert code == 2
+    assert err.startswith("halu: Setting max_rows")
+    assert len(err.splitlines()) == 1
+    code, _, err = halu("serve", "--host", "0.0.0.0")
+    assert code == 2
+    assert "--new-key" in err
+    file = tmp_path / "keys"
+    code, key, _ = halu("serve", "--new-key", "ann", "--api-key-file", file)
+    assert code == 0
+    assert key.strip().startswith("halu-")
+    assert file.read_text().startswith("ann ")
+
+
+def test_a_port_that_is_taken(halu: Any, served: Any) -> None:
+    code, _, err = halu("serve", "--port", served.url.rpartition(":")[2])
+    assert code == 1
+    assert "Cannot listen" in err
+
+
+def test_models_are_dealt_to_devices(tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    found = dealt(["a/b", str(folder), "c"], ["cuda:0", "cuda:1"])
+    assert [model.name for model in found["cuda:0"]] == ["a/b", "c"]
+    assert [model.name for model in found["cuda:1"]] == ["my-model"]
+
+
+def test_lists_and_state(served: Any) -> None:
+    strategies = served.get("/v1/strategies").json()["data"]
+    assert {"vcd", "vhr", "greedy"} <= {one["name"] for one in strategies}
+    assert all(one["params"]["type"] == "object" for one in strategies)
+    assert served.get("/health").json() == {"status": "ok"}
+    assert served.get("/ready").json() == {"status": "ok"}
+    assert set(served.get("/version").json()) == {"version", "torch", "transformers", "python"}
+    page = served.get("/docs")
+    assert "/v1/chat/completions" in page.text
+    for text in (page.text, served.get("/").text):
+        assert "http://" not in text.replace("http://127.0.0.1", "")
+        assert "https://" not in text
+    paths = served.get("/openapi.json").json()["paths"]
+    assert {"/v1/chat/completions", "/v1/compare", "/v1/detect", "/v1/models"} <= set(paths)
+
+
+def test_metrics(scene: Any) -> None:
+    with live() as server:
+        server.chat(scene, "Is there a dog?", halu={"strategy": "vcd"}, max_tokens=4)
+        server.chat("Hello?", temperature=99)
+        text = server.get("/metrics").text
+    labels = '{backend="hf",model="tiny-llava",strategy="vcd"}'
+    for name in (
+        "time_to_first_token_seconds_count",
+        "e2e_request_latency_seconds_count",
+        "request_queue_time_seconds_count",
+        "request_prefill_time_seconds_count",
+        "request_decode_time_seconds_count",
+    ):
+        assert f"halu_{name}{labels} 1.0" in text
+    assert f"halu_generation_tokens_total{labels}" in text
+    assert 'halu_requests_refused_total{status="400"} 1.0' in text
+    assert "halu_num_requests_running 0.0" in text
+    assert 'finished_reason="' in text
+
+
+def test_metrics_on_a_port_of_their_own() -> None:
+    with live(metrics_port=9) as server:
+        assert server.get("/metrics").status_code == 404
+
+
+def test_the_number_of_strategy_labels_is_bounded() -> None:
+    from halu.service.metrics import KNOWN_STRATEGIES, Metrics
+
+    metrics = Metrics()
+    for number in range(KNOWN_STRATEGIES):
+        assert metrics.labels("m", str(number))["strategy"] == str(number)
+    assert metrics.labels("m", "one more")["strategy"] == "other"
+    assert metrics.labels("m", "0")["strategy"] == "0"
+
+
+def test_other_routes_answer_in_the_same_form(served: Any) -> None:
+    import httpx2
+
+    for method, path, status in (
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("GET", "/nothing", 404),
+    ):
+        reply = httpx2.request(method, served.url + path, trust_env=False)
+        assert reply.status_code == status
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    body = chat("Hello?")
+    del body["model"]
+    reply = served.post("/v1/chat/completions", **body)
+    assert reply.json()["error"]["param"] == "model"

@@ -45,18 +45,21 @@ class Single:
     test: Test
 
 
-def single(values: Array, spread: Array, net: NDArray[np.int64] | None = None) -> Single:
+def single(
+    values: Array, spread: Array, images: int, net: NDArray[np.int64] | None = None
+) -> Single:
     """Compare a strategy with greedy.
 
     Args:
         values: [2] greedy's figure and the strategy's.
         spread: [2, resamples] the same figures over the same resamples.
+        images: how many were resampled.
         net: [images] net answers won, for shares of right answers; None for any other figure.
     """
     differences = spread[1] - spread[0]
-    p = bootstrap_p(differences) if net is None else mcnemar(net)
+    p = bootstrap_p(differences, images) if net is None else mcnemar(net)
     test: Test = "bootstrap" if net is None else "mcnemar"
-    return Single(number(values[1] - values[0]), ends(differences), p, test)
+    return Single(number(values[1] - values[0]), ends(differences, images), p, test)
 
 
 def judged(metric: Metric, singles: Sequence[Single]) -> list[Delta]:
@@ -80,9 +83,9 @@ def number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def ends(values: Array) -> tuple[float, float] | None:
+def ends(values: Array, images: int) -> tuple[float, float] | None:
     """Both ends of the interval of a figure over its resamples."""
-    found = interval(values)
+    found = interval(values, images)
     return None if found is None else (found.low, found.high)
 
 

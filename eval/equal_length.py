@@ -108,7 +108,9 @@ def _deltas(
 ) -> dict[str, Delta]:
     """One metric of every strategy against greedy's captions cut for it."""
     singles: list[Single] = [
-        single(rates(each.sum(axis=1))[metric.name], rates(spreads[label])[metric.name])
+        single(
+            rates(each.sum(axis=1))[metric.name], rates(spreads[label])[metric.name], each.shape[1]
+        )
         for label, each in counts.items()
     ]
     return dict(zip(counts, judged(metric, singles), strict=True))
@@ -117,5 +119,8 @@ def _deltas(
 def _cut(name: str, counts: Array, spread: Array, delta: Delta) -> Cut:
     greedy, own = rates(counts.sum(axis=1))[name]
     return Cut(
-        value=number(own), ci=ends(rates(spread)[name][1]), greedy=number(greedy), vs_greedy=delta
+        value=number(own),
+        ci=ends(rates(spread)[name][1], counts.shape[1]),
+        greedy=number(greedy),
+        vs_greedy=delta,
     )

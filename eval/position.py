@@ -51,7 +51,11 @@ def positions(table: Table, bins: int = BINS, seed: int = 0) -> Positions | None
         tuple(_name(first, after) for first, after in pairwise(edges)),
         {
             label: tuple(
-                Risk(number(shares[arm, b]), ends(spread[arm, :, b]), int(named[arm, b]))
+                Risk(
+                    number(shares[arm, b]),
+                    ends(spread[arm, :, b], counts.shape[1]),
+                    int(named[arm, b]),
+                )
                 for b in range(len(edges) - 1)
             )
             for arm, label in enumerate(table.arms)

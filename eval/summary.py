@@ -135,7 +135,7 @@ def _results(table: Table, counts: Array, seed: int) -> list[Result]:
             n=len(table.ids),
             images=counts.shape[1],
             unreadable=sum(row.value is None for row in rows),
-            metrics=_figures(table, rows, place, values, spread),
+            metrics=_figures(table, rows, place, counts.shape[1], values, spread),
             vs_greedy={name: deltas[label] for name, deltas in compared.items() if label in deltas},
             cost=cost(rows, greedy),
             at_equal_length=alike.get(label),
@@ -149,6 +149,7 @@ def _figures(
     table: Table,
     rows: Sequence[Row],
     place: int,
+    images: int,
     values: dict[str, Array],
     spread: dict[str, Array],
 ) -> dict[str, Figure]:
@@ -157,7 +158,7 @@ def _figures(
     return {
         m.name: Figure(
             value=number(values[m.name][place]),
-            ci=ends(spread[m.name][place]),
+            ci=ends(spread[m.name][place], images),
             seed_sd=number(float(np.std(each[m.name], ddof=1))) if each else None,
         )
         for m in table.benchmark.metrics
@@ -175,7 +176,12 @@ def _against_greedy(
     hits = [table.benchmark.counts.index(name) for name in metric.hits]
     right = counts[..., hits].sum(axis=-1).astype(np.int64)  # [strategies, images]
     singles = [
-        single(values[[0, i]], spread[[0, i]], right[i] - right[0] if hits else None)
+        single(
+            values[[0, i]],
+            spread[[0, i]],
+            counts.shape[1],
+            right[i] - right[0] if hits else None,
+        )
         for i in others
     ]
     return dict(zip(labels[1:], judged(metric, singles), strict=True))

@@ -63,17 +63,19 @@ def _of_benchmark(
         metric = figure(total, first.benchmark.metrics)
         around = total.of(spread)
         for name, value in total.of(values).items():
-            found += _of_arms(first, name, total.metric, metric, value, around[name])
+            found += _of_arms(
+                first, name, total.metric, metric, value, around[name], joint.shape[1]
+            )
     return found
 
 
 def _of_arms(
-    table: Table, name: str, of: str, metric: Metric, value: Array, around: Array
+    table: Table, name: str, of: str, metric: Metric, value: Array, around: Array, images: int
 ) -> list[TotalResult]:
     labels = list(table.arms)
     compared: dict[str, Delta] = {}
     if labels[0] == BASELINE:
-        singles = [single(value[[0, i]], around[[0, i]]) for i in range(1, len(labels))]
+        singles = [single(value[[0, i]], around[[0, i]], images) for i in range(1, len(labels))]
         compared = dict(zip(labels[1:], judged(metric, singles), strict=True))
     return [
         TotalResult(
@@ -83,7 +85,7 @@ def _of_arms(
             name=name,
             metric=of,
             value=number(value[place]),
-            ci=ends(around[place]),
+            ci=ends(around[place], images),
             vs_greedy=compared.get(label),
         )
         for place, label in enumerate(labels)

@@ -35,7 +35,7 @@ def test_intervals_cover_what_they_say() -> None:
     rng = np.random.default_rng(7)
     skill, covered, trials = 0.8, 0, 500
     for trial in range(trials):
-        found = interval(shares(resample(questions(rng, 80, skill), times=400, seed=trial))[0])
+        found = interval(shares(resample(questions(rng, 80, skill), times=400, seed=trial))[0], 80)
         assert found is not None
         covered += found.low <= skill <= found.high
     assert 0.93 <= covered / trials <= 0.97
@@ -43,7 +43,7 @@ def test_intervals_cover_what_they_say() -> None:
 
 def test_intervals_that_ignore_images_would_be_too_narrow() -> None:
     counts = questions(np.random.default_rng(1), 200, 0.8)
-    found = interval(shares(resample(counts))[0])
+    found = interval(shares(resample(counts))[0], 200)
     share = float(counts[0, :, 0].sum() / counts[0, :, 1].sum())
     naive = 2 * 1.96 * math.sqrt(share * (1 - share) / (6 * 200))
     assert found is not None
@@ -56,22 +56,25 @@ def test_paired_p_is_small_for_a_real_difference_and_uniform_without_one() -> No
     for trial in range(300):
         pair = np.concatenate([questions(rng, 60, 0.8), questions(rng, 60, 0.8)])
         first, second = shares(resample(pair, times=300, seed=trial))
-        small += (bootstrap_p(second - first) or 1.0) < 0.05
+        small += (bootstrap_p(second - first, 60) or 1.0) < 0.05
     assert 0.02 <= small / 300 <= 0.09
     better = np.concatenate([questions(rng, 60, 0.6), questions(rng, 60, 0.9)])
     first, second = shares(resample(better))
-    p = bootstrap_p(second - first)
-    assert p == pytest.approx(2 / 2001)
-    assert bootstrap_p(np.zeros(100)) == 1
+    p = bootstrap_p(second - first, 60)
+    assert p is not None
+    assert 2 / 2001 < p < 0.003
+    assert bootstrap_p(second - first, 10**9) == pytest.approx(2 / 2001)
+    assert bootstrap_p(np.zeros(100), 60) == pytest.approx(1)
 
 
 def test_mostly_undefined_figures_have_no_interval() -> None:
     values = np.full(100, np.nan)
     values[:20] = 0.5
-    assert interval(values) is None
-    assert bootstrap_p(values) is None
+    assert interval(values, 50) is None
+    assert bootstrap_p(values, 50) is None
     values[:95] = 0.5
-    assert interval(values) is not None
+    assert interval(values, 50) is not None
+    assert interval(values, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_tests_of_no_difference_reject_about_as_often_as_they_say() -> None:
     assert 0.03 <= exact <= 0.06
     counts = np.stack([right, np.full_like(right, 6)], -1).reshape(2000, 100, 2).astype(float)
     first, second = np.split(shares(resample(counts, times=600)), 2)
-    p = [bootstrap_p(differences) or 1.0 for differences in second - first]
+    p = [bootstrap_p(differences, 100) or 1.0 for differences in second - first]
     assert 0.035 <= np.mean(np.array(p) < 0.05) <= 0.07
 
 
@@ -158,8 +161,8 @@ def covered(low: np.ndarray, high: np.ndarray, truth: float) -> float:
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
-def coverage(values: np.ndarray, truth: float) -> float:
-    ends = [interval(each) for each in values]
+def coverage(values: np.ndarray, truth: float, images: int = IMAGES) -> float:
+    ends = [interval(each, images) for each in values]
     assert None not in ends
     low, high = np.array([(e.low, e.high) for e in ends if e]).T
     return covered(low, high, truth)
@@ -199,8 +202,24 @@ def test_intervals_cover_chair_i() -> None:
     assert 0.93 <= coverage(shares(resample(counts, times=500)), truth) <= 0.97
 
 
+@pytest.mark.parametrize("images", [8, 12, 30])
+def test_few_images_are_not_taken_for_many(images: int) -> None:
+    """Means of normal values, for which Student's interval is exact."""
+    rng = np.random.default_rng(images)
+    values = rng.normal(size=(SETS, images))
+    counts = np.stack([values, np.ones_like(values)], -1)
+    spread = shares(resample(counts))
+    assert 0.93 <= coverage(spread, 0.0, images) <= 0.97
+    plain = covered(*np.percentile(spread, [2.5, 97.5], axis=1), 0.0)
+    assert plain < coverage(spread, 0.0, images)
+    rejected = np.mean([(bootstrap_p(each, images) or 1) < 0.05 for each in spread])
+    assert 0.03 <= rejected <= 0.07
+
+
 def test_one_image_says_nothing_about_spread() -> None:
-    assert interval(ratio(*np.moveaxis(resample(np.ones((1, 1, 2)), times=50)[0], -1, 0))) is None
+    assert (
+        interval(ratio(*np.moveaxis(resample(np.ones((1, 1, 2)), times=50)[0], -1, 0)), 1) is None
+    )
 
 
 def test_holm() -> None:

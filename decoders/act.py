@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from halu.attention import KeyMap
+from halu.attention import KeyMap, Redistribution
 from halu.attention.policy import AttentionPolicy
 from halu.constants import ACTList, act_heads
 from halu.errors import BadInput
@@ -99,6 +99,8 @@ class Calibrate(AttentionPolicy):
         self.params = params
         self.heads = heads
         self.keyed = params.released_decode
+        keep, give = torch.tensor([1.0, params.beta]), torch.tensor([1.0, 0.0])
+        self._epilogue = Redistribution.of(keep, give)
         self._labels: dict[int, Tensor] = {}
         self._gain: dict[int, Tensor] = {}
 
@@ -123,12 +125,9 @@ class Calibrate(AttentionPolicy):
         """None where there is no sink but the first."""
         return None if layer in self._gain else self._labels.get(layer)
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor:
-        """Beta for sinks, the rest of their mass to the others; masses [H, Q, 2]."""
-        rest, sinks = mass.unbind(-1)
-        moved = torch.where(rest > 1e-30, 1 - self.params.beta, 0.0)
-        gain = 1 + moved * sinks / rest.clamp(min=1e-30)
-        return torch.stack([gain, 1 - moved], -1)
+    def epilogue(self, layer: int) -> Redistribution:
+        """Sinks keep beta, the rest of their mass goes to the others."""
+        return self._epilogue
 
     def looks(self, layer: int) -> bool:
         """Only for `released_decode`."""

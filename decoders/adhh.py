@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from halu.attention import Redistribution, at_least
 from halu.attention.policy import AttentionPolicy
 from halu.constants import hallucination_heads
 from halu.errors import BadInput
@@ -73,17 +74,21 @@ class Silence(AttentionPolicy):
     generated = 1
 
     def __init__(self, layout: Layout, tau: float, heads: dict[int, Tensor]) -> None:
-        self.tau = tau
         self.heads = heads
+        self._epilogues = {layer: _silence(listed, tau) for layer, listed in heads.items()}
         self._labels = torch.zeros(layout.length, dtype=torch.int64)
         self._labels[layout.question] = 1
 
     def labels(self, layer: int) -> Tensor | None:
         """None in layers without a listed head."""
-        return self._labels if layer in self.heads else None
+        return self._labels if layer in self._epilogues else None
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor:
-        """0 for the text after the picture where its mass [H, Q] reaches tau in a listed head."""
-        text = mass[..., 1]
-        dropped = self.heads[layer].to(text.device)[:, None] & (text >= self.tau)
-        return torch.stack([torch.ones_like(text), (~dropped).to(text)], -1)
+    def epilogue(self, layer: int) -> Redistribution:
+        """In a listed head the text after the picture keeps nothing once its mass reaches tau."""
+        return self._epilogues[layer]
+
+
+def _silence(heads: Tensor, tau: float) -> Redistribution:
+    """What is dropped goes to nobody; heads [H]."""
+    keep = torch.stack([torch.ones(len(heads)), (~heads).float()], -1)
+    return Redistribution.of(keep, torch.zeros(2), [at_least(tau, 0, 1)])

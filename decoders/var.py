@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from halu.attention import Redistribution, at_least
 from halu.attention.policy import AttentionPolicy
 from halu.constants import sinks
 from halu.errors import BadInput
@@ -105,6 +106,9 @@ class Redistribute(AttentionPolicy):
         self.dimensions = dimensions
         self.tau = tau
         self._labels: dict[int, Tensor] = {}
+        kept = 1 - params.move_fraction
+        keep, give = torch.tensor([1, 1, kept, kept]), torch.tensor([0.0, 1, 0, 0])
+        self._epilogue = Redistribution.of(keep, give, self._selection())
 
     def read(self, layer: int, hidden: Tensor) -> None:
         """Labels of a layer from its input [T, D]."""
@@ -118,21 +122,19 @@ class Redistribute(AttentionPolicy):
         """None where the layer has no picture sink."""
         return self._labels.get(layer)
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor:
-        """Section 4.2 on masses [H, Q, 4]."""
+    def epilogue(self, layer: int) -> Redistribution:
+        """Section 4.2: in selected heads a share of the sinks' mass moves to the picture."""
+        return self._epilogue
+
+    def _selection(self) -> list[Tensor]:
+        """Conditions on the masses of text, picture, picture sinks, other sinks."""
         p = self.params
-        _, image, image_sink, text_sink = mass.unbind(-1)
-        seen = image + image_sink
-        if p.mode == "paper":
-            chosen = (image >= p.rho * seen) & (seen >= p.summ)
-        else:
-            padding = (
-                int(self.image.sum()) * 1e-6
-            )  # the released code adds 1e-6 to every picture key
-            chosen = (image_sink <= p.rho * (seen + padding)) & (seen >= p.summ)
-        moved = torch.where(chosen & (image > 0), p.move_fraction, 0.0)
-        gain = 1 + moved * (image_sink + text_sink) / image.clamp(min=1e-30)
-        return torch.stack([torch.ones_like(gain), gain, 1 - moved, 1 - moved], -1)
+        if p.mode == "paper":  # V1 >= rho (V1 + V2)
+            mostly = at_least(0, 0, 1 - p.rho, -p.rho, 0)
+        else:  # V2 <= rho (V1 + V2 + padding): the released code adds 1e-6 to every picture key
+            padding = int(self.image.sum()) * 1e-6
+            mostly = at_least(-p.rho * padding, 0, p.rho, p.rho - 1, 0)
+        return [mostly, at_least(p.summ, 0, 1, 1, 0)]
 
 
 def sink_tokens(hidden: Tensor, dimensions: tuple[int, ...], tau: float) -> Tensor:

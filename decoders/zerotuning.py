@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from halu.attention import Redistribution
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
 from halu.strategy import Context, Index, Pair, Paper, Plan, Strategy, StrategyParams, strategies
@@ -96,8 +97,10 @@ class Scale(AttentionPolicy):
     groups = 2
 
     def __init__(self, length: int, params: ZeroTuning.Params, scaled: Tensor) -> None:
-        self.gamma = params.gamma
+        gamma = torch.where(scaled, params.gamma, 1.0)  # [L, H]
+        shares = torch.stack([torch.ones_like(gamma), gamma], -1)
         self.scaled = scaled
+        self._epilogues = [Redistribution.of(share, share) for share in shares]
         self._labels = torch.zeros(length, dtype=torch.int64)
         self._labels[params.key : params.key + params.keys] = 1
 
@@ -105,8 +108,6 @@ class Scale(AttentionPolicy):
         """None in layers that do not take part."""
         return self._labels if bool(self.scaled[layer].any()) else None
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor:
-        """Closed form on masses [H, Q, 2]."""
-        gamma = torch.where(self.scaled[layer].to(mass.device), self.gamma, 1.0)[:, None]
-        rest = 1 / (1 + (gamma - 1) * mass[..., 1])
-        return torch.stack([rest, gamma * rest], -1)
+    def epilogue(self, layer: int) -> Redistribution:
+        """The first token's mass times gamma, then all in proportion, so that the row sums to 1."""
+        return self._epilogues[layer]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import halu
 from halu.adapters import Adapter, supported
 from halu.adapters.cache import RowCache
 from halu.adapters.vision import Features, Vision
+from halu.attention import Epilogue
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.engine import Local
@@ -389,6 +391,9 @@ class Identity(AttentionPolicy):
     def labels(self, layer: int) -> Tensor:
         self.calls["labels"].append(layer)
         return torch.arange(self.layout.length) % 2
+
+    def epilogue(self, layer: int) -> Epilogue:
+        return partial(self.weights, layer)
 
     def weights(self, layer: int, mass: Tensor) -> Tensor:
         self.calls["weights"].append(layer)

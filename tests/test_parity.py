@@ -198,7 +198,7 @@ def test_var_modes_differ_as_documented() -> None:
         for rho in (0.2, 0.5, 0.7):
             plan = plan_of("var", Stub(prompt), mode=mode, rho=rho, dimensions=(0,), tau=1.0)
             policy: Any = plan.policies[0](prompt)
-            weights = policy.weights(2, mass)[0, 0].tolist()
+            weights = policy.epilogue(2)(mass)[0, 0].tolist()
             chosen[mode, rho] = weights != [1, 1, 1, 1]
             if chosen[mode, rho]:
                 assert weights == pytest.approx([1, 1 + 0.4 * 0.4 / 0.3, 0.6, 0.6])

@@ -28,7 +28,7 @@ from test_parity_more import (
 )
 from torch import Tensor
 
-from halu.attention.reference import column_mass
+from halu.attention import column_mass
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.constants import ACT_HEADS
@@ -125,7 +125,7 @@ def test_act_generated_rows_keep_the_prompts_sinks() -> None:
 
 def test_act_leaves_a_row_whose_mass_all_lies_on_sinks() -> None:
     policy = policy_of("act", prompt_of(4, [1, 2]), (1, 4))
-    weights = policy.weights(LAYER, torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]))
+    weights = policy.epilogue(LAYER)(torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]))
     assert_close(weights[0], torch.tensor([[1, 1], [1.6, 0.4]]), 1e-6)
 
 

@@ -113,7 +113,8 @@ def tables(policies: Any, layers: int) -> list[Any]:
         for layer in range(layers):
             labels = policy.labels(layer)
             score_map, key_map = policy.score_map(layer), policy.key_map(layer)
-            weights = None if labels is None else policy.weights(layer, mass)
+            weigh = None if labels is None else policy.epilogue(layer)
+            weights = None if weigh is None else weigh(mass)
             scale = policy.head_scale(layer, None)
             found += [labels, weights, scale]
             found += [None] * 2 if score_map is None else [score_map.up, score_map.down]

@@ -3,6 +3,7 @@ residual stream, early layers, asides, and hypotheses that go back.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,16 @@ from recorder import full_rows, said_alone, same_rows
 from torch import Tensor
 
 from halu.adapters.cache import RowCache
-from halu.attention import KeyMap, ScoreMap, grouped_attention, merge, weighted_attention
+from halu.attention import (
+    Epilogue,
+    KeyMap,
+    ScoreMap,
+    column_mass,
+    grouped_attention,
+    merge,
+    weighted_attention,
+)
 from halu.attention.policy import AttentionPolicy, Stacked
-from halu.attention.reference import column_mass
 from halu.attention.regrouping import Regrouping
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -146,6 +154,9 @@ class Weighing(AttentionPolicy):
 
     def labels(self, layer: int) -> Tensor:
         return self.table
+
+    def epilogue(self, layer: int) -> Epilogue:
+        return partial(self.weights, layer)
 
     def weights(self, layer: int, mass: Tensor) -> Tensor:
         own = 1 + self.weight * mass[..., 1]

@@ -132,7 +132,7 @@ class Replays:
         def call() -> None:
             cache.fill_lanes(lanes, lengths, slots)
             mask = (keys <= lengths[:, None])[:, None, None]
-            steering = Steering(found.steered, [slots] * count, prefill=False, mask=mask)
+            steering = Steering(found.steered, [slots] * count, prefill=False, stop=lengths + 1)
             scores = self._forward(tokens, positions, mask, cache, steering)
             if found.scores is None:
                 found.scores = torch.empty_like(scores)

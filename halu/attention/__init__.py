@@ -7,75 +7,38 @@ map: HGAI, SID, SPARC), or weighs the partial outputs by functions of the masses
 ZeroTuning, AD-HH, ACT). `weighted_attention` is the same with the epilogue
 inside, so that an implementation need not keep the partial outputs.
 
+`impl` says how: "reference" is the specification, in torch, on any device; "triton" are kernels
+(`halu/attention/triton`); "auto" is what `halu/attention/choice.py` says of the device.
+
 Letters: B batch, H query heads, G key groups, Q queries, K keys, D head width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from halu.attention.reference import Changes, grouped_reference, weighted_reference
-from halu.errors import BadInput, Unavailable, Unsupported
+from halu.attention.choice import Impl, implementation
+from halu.attention.inputs import Inputs, Spans
+from halu.attention.maps import KeyMap, ScoreMap, meeting_place
+from halu.attention.redistribution import Epilogue, Redistribution, at_least
+from halu.attention.reference import column_reference, grouped_reference, weighted_reference
 
-Impl = Literal["reference"]
-Epilogue = Callable[[Tensor], Tensor | None]
-"""From masses [B, H, Q, G] to the weight of each group's output [B, H, Q, G]; none means 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreMap:
-    """A piecewise-linear change of the scaled score x = q.k/sqrt(D), before the mask, chosen by the
-    key's group.
-
-    phi_g(x) = up_g max(x, 0) + down_g min(x, 0) + bias_g; the identity is (1, 1, 0). x + a|x| is
-    (1 + a, 1 - a, 0). Tensors [G], [H, G] or [B, H, G].
-    """
-
-    up: Tensor
-    down: Tensor
-    bias: Tensor
-
-    def then(self, other: "ScoreMap") -> "ScoreMap":
-        """This change, then another, which sees the sign that this one leaves.
-
-        Raises:
-            Unsupported: if this one has a bias, which moves the sign's change away from 0.
-        """
-        if bool((self.bias != 0).any()):
-            raise Unsupported("A score map with a bias cannot come before another.")
-        device = meeting_place(self.up, other.up)
-        own_up, own_down = self.up.to(device), self.down.to(device)
-        up, down = other.up.to(device), other.down.to(device)
-        return ScoreMap(
-            own_up * torch.where(own_up >= 0, up, down),
-            own_down * torch.where(own_down >= 0, down, up),
-            other.bias.to(device),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class KeyMap:
-    """A change key by key, after the score map: x becomes `factor` x + `bias`, and the value is
-    taken times `gain`; the masses do not see the gain.
-
-    Tensors that broadcast to [H, K] or [B, H, K]; none: 1, 0, 1. A bias of -inf hides the key.
-    """
-
-    factor: Tensor | None = None
-    bias: Tensor | None = None
-    gain: Tensor | None = None
-
-    def then(self, other: "KeyMap") -> "KeyMap":
-        """This change, then another."""
-        moved = _joined(self.bias, other.factor, torch.mul) if self.bias is not None else None
-        return KeyMap(
-            _joined(self.factor, other.factor, torch.mul),
-            _joined(moved, other.bias, torch.add),
-            _joined(self.gain, other.gain, torch.mul),
-        )
+__all__ = [
+    "Epilogue",
+    "Grouped",
+    "Impl",
+    "KeyMap",
+    "Redistribution",
+    "ScoreMap",
+    "Spans",
+    "at_least",
+    "column_mass",
+    "grouped_attention",
+    "implementation",
+    "meeting_place",
+    "merge",
+    "weighted_attention",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +58,17 @@ def grouped_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    labels: Tensor,
+    labels: Tensor | Spans,
     groups: int,
     *,
     scale: float,
     mask: Tensor | None = None,
     first: int | None = None,
+    within: tuple[Tensor, Tensor] | None = None,
+    pages: Tensor | None = None,
     score_map: ScoreMap | None = None,
     key_map: KeyMap | None = None,
-    impl: Impl = "reference",
+    impl: Impl = "auto",
 ) -> Grouped:
     """Softmax attention split by key group.
 
@@ -111,56 +76,75 @@ def grouped_attention(
         q: [B, H, Q, D].
         k: [B, Hkv, K, D], H a multiple of Hkv; query head h reads key head h // (H / Hkv).
         v: like k.
-        labels: group of each key, integers in [0, groups), [B, K] or [B, H, K].
+        labels: group of each key, integers in [0, groups), [B, K] or [B, H, K]; or spans of keys.
         groups: number of groups.
         scale: factor on q.k, usually D ** -0.5.
-        mask: true where the query may look, broadcastable to [B, H, Q, K]; none: everywhere.
+        mask: true where the query may look, broadcastable to [B, H, Q, K]; none: everywhere. Only
+            the reference takes one.
         first: for a causal prompt instead of a mask: the position of the first query among the
             keys; query i sees keys 0 to first + i.
+        within: keys [start, stop) that each row of the batch sees, integers [B] each; none: all.
+        pages: k and v are pools of pages [P, Hkv, S, D], and key j of row b of the batch is slot
+            j % S of page pages[b, j // S], integers [B, K / S].
         score_map: change of the scores by group.
         key_map: change of the scores and values by key.
         impl: which implementation; never replaced silently.
 
     Raises:
         BadInput: if shapes disagree; the message prints what came.
-        Unavailable: if `impl` does not exist here.
+        Unavailable: if `impl` does not exist or cannot run here.
+        Unsupported: if `impl` does not do this.
     """
-    _check(q, k, v, labels, impl)
-    changes = Changes(score_map, key_map)
-    return Grouped(*grouped_reference(q, k, v, labels, groups, scale, mask, first, changes))
+    inputs = Inputs(q, k, v, labels, groups, scale, mask, first, within, pages, score_map, key_map)
+    inputs.check()
+    if implementation(impl, q.device) == "reference":
+        return Grouped(*grouped_reference(inputs))
+    from halu.attention.triton.launch import grouped
+
+    return Grouped(*grouped(inputs))
 
 
 def weighted_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    labels: Tensor,
+    labels: Tensor | Spans,
     groups: int,
     *,
     scale: float,
-    epilogue: Epilogue,
+    epilogue: Epilogue | None,
     mask: Tensor | None = None,
     first: int | None = None,
+    within: tuple[Tensor, Tensor] | None = None,
+    pages: Tensor | None = None,
     score_map: ScoreMap | None = None,
     key_map: KeyMap | None = None,
-    impl: Impl = "reference",
+    impl: Impl = "auto",
 ) -> Tensor:
     """`merge` of `grouped_attention` under the weights that the epilogue makes of its masses [B, H,
-    Q, D]; arguments and errors as there. The epilogue sees whole batches, but maybe not all queries
-    at once.
+    Q, D], in the type of q; arguments and errors as there. The epilogue sees whole batches, but
+    maybe not all queries at once; a `Redistribution` can run inside a kernel.
     """
-    _check(q, k, v, labels, impl)
-    changes = Changes(score_map, key_map)
-    return weighted_reference(q, k, v, labels, groups, scale, mask, first, changes, epilogue)
+    inputs = Inputs(q, k, v, labels, groups, scale, mask, first, within, pages, score_map, key_map)
+    inputs.check()
+    if implementation(impl, q.device) == "reference":
+        return weighted_reference(inputs, epilogue).to(q.dtype)
+    from halu.attention.triton.launch import weighted
+
+    return weighted(inputs, epilogue)
 
 
-def meeting_place(*tables: Tensor) -> torch.device:
-    """Where tables of several makers meet: the first device that is not the CPU, if there is one.
-
-    What a policy knows from its layout lies on the CPU, what it learns from the model beside it.
+def column_mass(
+    q: Tensor, k: Tensor, rows: Tensor, scale: float, impl: Impl = "auto"
+) -> tuple[Tensor, Tensor]:
+    """For a causal prompt [B, H, T, D]: each key's probability summed over the query rows `rows`
+    [R], and in its own row (0 in rows not listed), both [B, H, T] in float32.
     """
-    devices = [table.device for table in tables]
-    return next((device for device in devices if device.type != "cpu"), devices[0])
+    if implementation(impl, q.device) == "reference":
+        return column_reference(q, k, rows, scale)
+    from halu.attention.triton.columns import column_mass as kernel
+
+    return kernel(q, k, rows, scale)
 
 
 def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:
@@ -170,30 +154,3 @@ def merge(grouped: Grouped, weights: Tensor | None = None) -> Tensor:
     if weights is None:
         return grouped.out.sum(-2)
     return (grouped.out * weights.unsqueeze(-1)).sum(-2)
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, labels: Tensor, impl: str) -> None:
-    if impl != "reference":
-        raise Unavailable(f"No attention implementation {impl!r}.", hint="There is: reference.")
-    shapes = (
-        f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, labels {tuple(labels.shape)}"
-    )
-    fits = (
-        q.dim() == k.dim() == v.dim() == 4
-        and k.shape == v.shape
-        and q.shape[0] == k.shape[0]
-        and q.shape[-1] == k.shape[-1]
-        and q.shape[1] % k.shape[1] == 0
-        and labels.shape[0] == k.shape[0]
-        and labels.shape[-1] == k.shape[2]
-    )
-    if not fits:
-        raise BadInput(f"Shapes do not fit: {shapes}.")
-
-
-def _joined(
-    a: Tensor | None, b: Tensor | None, op: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return op(a, b)

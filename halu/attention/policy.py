@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, ScoreMap, meeting_place
+from halu.attention import Epilogue, KeyMap, Redistribution, ScoreMap, meeting_place
 
 Rows = Literal["all", "after_image", "last", "decode"]
 """Which prompt rows a policy acts on; every generated token's row is always included."""
@@ -100,9 +100,9 @@ class AttentionPolicy:
         """
         return None
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor | None:
+    def epilogue(self, layer: int) -> Epilogue | None:
         """Factor of each group's output [H, Q, G] as a function of the masses [H, Q, G]; none means
-        1.
+        1. A `Redistribution` is such a function that kernels know.
         """
         return None
 
@@ -162,17 +162,27 @@ class Stacked(AttentionPolicy):
                 total = spread if total is None else total.then(spread)
         return total
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor | None:
+    def epilogue(self, layer: int) -> Epilogue | None:
         """Product of the parts' weights, each computed from the masses summed over the other parts'
-        groups.
+        groups; a closed form if only one part has one.
         """
+        known = [
+            part.epilogue(layer) if part.labels(layer) is not None else None for part in self.parts
+        ]
+        acting = [(index, own) for index, own in enumerate(known) if own is not None]
+        if not acting:
+            return None
+        if len(acting) == 1 and isinstance(acting[0][1], Redistribution):
+            return Redistribution(self._spread(acting[0][1].table, acting[0][0]))
+        return lambda mass: self._product(acting, mass)
+
+    def _product(self, acting: Sequence[tuple[int, Epilogue]], mass: Tensor) -> Tensor | None:
         total: Tensor | None = None
-        joint = mass.reshape(*mass.shape[:2], *(part.groups for part in self.parts))
-        for index, part in enumerate(self.parts):
-            if part.labels(layer) is None:
-                continue
-            others = [axis + 2 for axis in range(len(self.parts)) if axis != index]
-            own = part.weights(layer, joint.sum(others) if others else joint)
+        joint = mass.unflatten(-1, [part.groups for part in self.parts])
+        lead = mass.dim() - 1
+        for index, weigh in acting:
+            others = [axis + lead for axis in range(len(self.parts)) if axis != index]
+            own = weigh(joint.sum(others) if others else joint)
             if own is not None:
                 spread = self._spread(own, index)
                 total = spread if total is None else total * spread

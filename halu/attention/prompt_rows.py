@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from halu.attention.reference import column_mass
+from halu.attention import column_mass
 from halu.attention.regrouped import record, regrouped, tables
 from halu.attention.regrouping import Regrouping
 from halu.attention.steered import Steered

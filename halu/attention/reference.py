@@ -3,46 +3,17 @@
 Queries are taken in blocks, so that no N x N map is ever held.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from halu.attention.inputs import Inputs
+from halu.attention.maps import KeyMap, ScoreMap
+from halu.attention.redistribution import Epilogue
+
 BLOCK = 128
-
-
-class ByGroup(Protocol):
-    """A `ScoreMap`."""
-
-    @property
-    def up(self) -> Tensor:
-        """Slope of positive scores."""
-
-    @property
-    def down(self) -> Tensor:
-        """Slope of negative scores."""
-
-    @property
-    def bias(self) -> Tensor:
-        """What is added."""
-
-
-class ByKey(Protocol):
-    """A `KeyMap`."""
-
-    @property
-    def factor(self) -> Tensor | None:
-        """Factor of the score."""
-
-    @property
-    def bias(self) -> Tensor | None:
-        """What is added to it."""
-
-    @property
-    def gain(self) -> Tensor | None:
-        """Factor of the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +22,8 @@ class Changes:
     masses are taken.
     """
 
-    by_group: ByGroup | None = None
-    by_key: ByKey | None = None
+    by_group: ScoreMap | None = None
+    by_key: KeyMap | None = None
 
     def scores(self, x: Tensor, labels: Tensor) -> Tensor:
         """up_g max(x, 0) + down_g min(x, 0) + bias_g for the group g of each key, then the key's
@@ -92,49 +63,28 @@ def softmax(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return torch.exp(x - lse.clamp(min=torch.finfo(lse.dtype).min).unsqueeze(-1)), lse
 
 
-def grouped_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    labels: Tensor,
-    groups: int,
-    scale: float,
-    mask: Tensor | None,
-    first: int | None,
-    changes: Changes,
-) -> tuple[Tensor, Tensor, Tensor]:
+def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """Masses [B, H, Q, G], partial outputs [B, H, Q, G, D] and log-sum-exp [B, H, Q], float32."""
     parts = []
-    member = members(labels, groups)
-    for p, lse in _blocks(q, k, labels, scale, mask, first, changes):
-        mass = p @ member.transpose(-1, -2)
-        split = changes.values(p).unsqueeze(3) * member.unsqueeze(2)  # [B, H, Q, G, K]
-        out = _times(split.flatten(2, 3), v).unflatten(2, (-1, groups))
+    rows = _Rows(inputs)
+    for p, lse in rows.blocks():
+        mass = p @ rows.member.transpose(-1, -2)
+        split = rows.changes.values(p).unsqueeze(3) * rows.member.unsqueeze(2)  # [B, H, Q, G, K]
+        out = _times(split.flatten(2, 3), rows.v).unflatten(2, (-1, inputs.groups))
         parts.append((mass, out, lse))
     mass, out, lse = (torch.cat(part, 2) for part in zip(*parts, strict=True))
     return mass, out, lse
 
 
-def weighted_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    labels: Tensor,
-    groups: int,
-    scale: float,
-    mask: Tensor | None,
-    first: int | None,
-    changes: Changes,
-    epilogue: Callable[[Tensor], Tensor | None],
-) -> Tensor:
+def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
     """Outputs [B, H, Q, D], float32: every probability times the weight of its key's group."""
     parts = []
-    member = members(labels, groups)
-    for p, _ in _blocks(q, k, labels, scale, mask, first, changes):
-        weights = epilogue(p @ member.transpose(-1, -2))
+    rows = _Rows(inputs)
+    for p, _ in rows.blocks():
+        weights = None if epilogue is None else epilogue(p @ rows.member.transpose(-1, -2))
         if weights is not None:
-            p = p * (weights @ member)
-        parts.append(_times(changes.values(p), v))
+            p = p * (weights @ rows.member)
+        parts.append(_times(rows.changes.values(p), rows.v))
     return torch.cat(parts, 2)
 
 
@@ -145,7 +95,7 @@ def members(labels: Tensor, groups: int) -> Tensor:
     return member if member.dim() == 4 else member.unsqueeze(1)
 
 
-def column_mass(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def column_reference(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """For a causal prompt [B, H, T, D]: each key's probability summed over the query rows `rows`
     [R], and in its own row, both [B, H, T].
     """
@@ -160,23 +110,37 @@ def column_mass(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[Tenso
     return total, own
 
 
-def _blocks(
-    q: Tensor,
-    k: Tensor,
-    labels: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    first: int | None,
-    changes: Changes,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Probabilities [B, H, q, K] and log-sum-exp of one block of queries after another."""
-    for start in range(0, q.shape[2], BLOCK):
+class _Rows:
+    """Rows of probabilities of one call."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        laid = inputs.laid_out()
+        assert isinstance(laid.labels, Tensor)
+        self.inputs = inputs
+        self.k, self.v, self.labels = laid.k, laid.v, laid.labels
+        self.changes = Changes(inputs.score_map, inputs.key_map)
+        self.member = members(self.labels, inputs.groups)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Probabilities [B, H, q, K] and log-sum-exp of one block of queries after another."""
+        for start in range(0, self.inputs.q.shape[2], BLOCK):
+            q = self.inputs.q[:, :, start : start + BLOCK]
+            x = self.changes.scores(scores(q, self.k, self.inputs.scale), self.labels)
+            yield softmax(x, self._seen(start, x))
+
+    def _seen(self, start: int, x: Tensor) -> Tensor | None:
+        """Where the queries from `start` on may look."""
+        mask, first, within = self.inputs.mask, self.inputs.first, self.inputs.within
         rows = slice(start, start + BLOCK)
-        x = changes.scores(scores(q[:, :, rows], k, scale), labels)
         seen = mask[:, :, rows] if mask is not None and mask.shape[2] > 1 else mask
         if first is not None:
             seen = _causal(first + start, x)
-        yield softmax(x, seen)
+        if within is None:
+            return seen
+        position = torch.arange(x.shape[-1], device=x.device)
+        low, high = (edge[:, None] for edge in within)
+        inside = ((position >= low) & (position < high))[:, None, None]
+        return inside if seen is None else inside & seen
 
 
 def _causal(first: int, x: Tensor) -> Tensor:

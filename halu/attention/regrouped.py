@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from halu.attention import KeyMap, weighted_attention
 from halu.attention.reference import Changes, members, scores, softmax
 from halu.attention.regrouping import Regrouping
-from halu.attention.stacking import stacked_maps
+from halu.attention.stacking import stacked_epilogues, stacked_maps
 from halu.attention.trace import Trace
 
 
@@ -20,7 +19,7 @@ def regrouped(
     labels: Tensor,
     key_map: KeyMap | None,
     *,
-    mask: Tensor | None = None,
+    within: tuple[Tensor, Tensor] | None = None,
     first: int | None = None,
 ) -> Tensor:
     """Head outputs [n, H, Q, D] of rows under their own regroupings.
@@ -32,24 +31,17 @@ def regrouped(
         scale: factor on q.k.
         labels: group of each key [n, K] or [n, H, K].
         key_map: changes key by key, of all rows.
-        mask: true where a query may look, [n, 1, 1, K].
+        within: keys [start, stop) that each row sees, [n] each; none: all.
         first: for a causal prompt the position of the first query.
     """
     groups = max(row.groups for row in rows)
-
-    def epilogue(mass: Tensor) -> Tensor | None:
-        weights = [row.weights(layer, mass[i]) for i, row in enumerate(rows)]
-        if all(w is None for w in weights):
-            return None
-        return torch.stack([torch.ones_like(mass[0]) if w is None else w for w in weights])
-
     return weighted_attention(
         *qkv,
         labels,
         groups,
         scale=scale,
-        epilogue=epilogue,
-        mask=mask,
+        epilogue=stacked_epilogues(layer, rows, groups, qkv[0]),
+        within=within,
         first=first,
         score_map=stacked_maps(layer, rows, groups, qkv[0]),
         key_map=key_map,
@@ -72,7 +64,8 @@ def record(layer: int, trace: Trace, part: Regrouping, q: Tensor, k: Tensor, sca
     changes = Changes(part.score_map(layer), key_map)
     p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
     member = members(labels, part.groups)
-    weights = part.weights(layer, (p @ member.transpose(-1, -2))[0])
+    weigh = part.epilogue(layer)
+    weights = None if weigh is None else weigh((p @ member.transpose(-1, -2))[0])
     if weights is not None:
         p = p * (weights @ member)
     trace.add(p[0, :, 0])

@@ -6,7 +6,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, ScoreMap
+from halu.attention import Epilogue, KeyMap, Redistribution, ScoreMap
 from halu.attention.policy import AttentionPolicy, Stacked
 
 ROOM = 256
@@ -72,15 +72,22 @@ class Regrouping:
         )
         return reduce(KeyMap.then, padded)
 
-    def weights(self, layer: int, mass: Tensor) -> Tensor | None:
-        """Weights [H, Q, G] for masses [H, Q, G] whose further groups belong to other rows."""
+    def epilogue(self, layer: int) -> Epilogue | None:
+        """Weights [H, Q, G] from masses [H, Q, G] whose further groups belong to other rows."""
         part = self.part
         if part is None or part.labels(layer) is None:
             return None
-        found = part.weights(layer, mass[..., : part.groups])
-        if found is None or part.groups == mass.shape[-1]:
+        found = part.epilogue(layer)
+        if found is None or isinstance(found, Redistribution):
             return found
-        return torch.nn.functional.pad(found, (0, mass.shape[-1] - part.groups), value=1.0)
+
+        def weigh(mass: Tensor) -> Tensor | None:
+            own = found(mass[..., : part.groups])
+            if own is None or part.groups == mass.shape[-1]:
+                return own
+            return torch.nn.functional.pad(own, (0, mass.shape[-1] - part.groups), value=1.0)
+
+        return weigh
 
     def _table(self, layer: int, keys: int, device: torch.device) -> Tensor:
         part = self.part

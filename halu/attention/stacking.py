@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from halu.attention import KeyMap, ScoreMap
+from halu.attention import Epilogue, KeyMap, Redistribution, ScoreMap
 from halu.attention.regrouping import Regrouping
 
 
@@ -14,6 +14,8 @@ def stacked_maps(layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor)
     found = [row.score_map(layer) for row in rows]
     if all(m is None for m in found):
         return None
+    if len(rows) == 1 and found[0] is not None:
+        return found[0].on(q.device)
     neutral = (1.0, 1.0, 0.0)
 
     def table(index: int) -> Tensor:
@@ -25,6 +27,31 @@ def stacked_maps(layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor)
         return out
 
     return ScoreMap(table(0), table(1), table(2))
+
+
+def stacked_epilogues(
+    layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor
+) -> Epilogue | None:
+    """The rows' epilogues as one: a closed form if all rows that have one have a closed form."""
+    found = [row.epilogue(layer) for row in rows]
+    if all(own is None for own in found):
+        return None
+    if any(own is not None and not isinstance(own, Redistribution) for own in found):
+        return lambda mass: _row_by_row(found, mass)
+    closed = [own for own in found if own is None or isinstance(own, Redistribution)]
+    if len(closed) == 1 and closed[0] is not None:
+        return closed[0].on(q.device)
+    neutral = Redistribution.neutral(groups)
+    tables = [(own or neutral).on(q.device).widened(groups).table for own in closed]
+    return Redistribution(torch.stack([t.expand(q.shape[1], -1, -1) for t in tables]))
+
+
+def _row_by_row(epilogues: Sequence[Epilogue | None], mass: Tensor) -> Tensor | None:
+    """Weights [n, H, Q, G], each row's own."""
+    weights = [None if own is None else own(mass[i]) for i, own in enumerate(epilogues)]
+    if all(w is None for w in weights):
+        return None
+    return torch.stack([torch.ones_like(mass[0]) if w is None else w for w in weights])
 
 
 def stacked_keys(maps: Sequence[KeyMap | None], heads: int, keys: int) -> KeyMap | None:
@@ -51,6 +78,8 @@ def stacked(parts: Sequence[Tensor], heads: int, keys: int, neutral: float) -> T
     """Tables over keys, [K'] or [H, K'] with K' of the row's own keys, padded on the left to `keys`
     and stacked: [n, K], or [n, H, K] if any is by head.
     """
+    if len(parts) == 1 and parts[0].shape[-1] == keys:
+        return parts[0].unsqueeze(0)
     padded = [
         part.expand(*part.shape[:-1], keys)
         if part.shape[-1] == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from halu.attention import choice
 from halu.attention.prompt_rows import prompt_outputs
 from halu.attention.regrouped import record, regrouped
 from halu.attention.stacking import stacked, stacked_keys
@@ -28,7 +29,8 @@ class Steering:
         pads: padding slots before each row's first key (left padding).
         prefill: whether this forward carries prompts (any number of queries) or one new token a
             row.
-        mask: which keys each row's token sees [B, 1, 1, K], if not the first of `lengths`.
+        stop: one after the last key that each row's token sees [B], where only the device knows it;
+            `lengths` are then the room that there is.
     """
 
     def __init__(
@@ -38,13 +40,14 @@ class Steering:
         *,
         prefill: bool,
         pads: Sequence[int] | None = None,
-        mask: Tensor | None = None,
+        stop: Tensor | None = None,
     ) -> None:
-        self.mask = mask
         self.rows = rows
         self.lengths = lengths
         self.pads = pads or [0] * len(rows)
         self.prefill = prefill
+        self.stop = stop
+        self._edges: tuple[Tensor, Tensor] | None = None
 
     def read(self, layer: int, hidden: Tensor) -> Tensor:
         """Shows the residual streams [B, T, D] that enter a layer to the policies that ask for
@@ -117,6 +120,9 @@ class Steering:
                 changed += [index] * row.regrouping.changes(layer)
             except Exception as error:
                 row.fail(error)
+        if changed and choice.best(q.device) == "triton":
+            # For a kernel a row is cheaper than the copy of the keys that leaves it out.
+            changed = list(range(len(self.rows)))
         rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
         if rest:
@@ -179,18 +185,17 @@ class Steering:
             scale,
             stacked(labels, q.shape[1], keys, 0),
             stacked_keys(maps, q.shape[1], keys),
-            mask=self._mask(index, k),
+            within=self._within(index, k),
         )
 
-    def _mask(self, rows: list[int], k: Tensor) -> Tensor | None:
-        if self.mask is not None:
-            return self.mask if len(rows) == len(self.rows) else self.mask[rows]
-        keys = k.shape[2]
-        if all(self.lengths[i] == keys for i in rows):
+    def _within(self, rows: list[int], k: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Keys [start, stop) that rows see; none: all."""
+        if self.stop is None and all(self.lengths[i] == k.shape[2] for i in rows):
             return None
-        position = torch.arange(keys, device=k.device)
-        start = torch.tensor([self.pads[i] for i in rows], device=k.device)
-        stop = start + torch.tensor([self.lengths[i] for i in rows], device=k.device)
-        return ((position >= start[:, None]) & (position < stop[:, None]))[
-            :, None, None
-        ]  # [B, 1, 1, K]
+        if self._edges is None:
+            start = torch.tensor(self.pads, dtype=torch.int32).to(k.device)
+            own = torch.tensor(self.lengths, dtype=torch.int32).to(k.device)
+            self._edges = (start, start + own if self.stop is None else self.stop)
+        if len(rows) == len(self.rows):
+            return self._edges
+        return self._edges[0][rows], self._edges[1][rows]

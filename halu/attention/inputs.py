@@ -1,0 +1,95 @@
+"""One call of grouped attention, checked; what every implementation is given.
+
+Letters: B batch, H query heads, Hkv key heads, G key groups, Q queries, K keys, D head width.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from halu.attention.maps import KeyMap, ScoreMap
+from halu.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Groups that are stretches of keys: group g is [start_g, stop_g), a later group wins, and keys
+    in none are in group 0, whose own span is not read.
+
+    Attributes:
+        edges: starts and stops, int32 [B, G, 2].
+    """
+
+    edges: Tensor
+
+    def labels(self, keys: int) -> Tensor:
+        """Group of each key [B, K]."""
+        position = torch.arange(keys, device=self.edges.device)
+        found = torch.zeros(len(self.edges), keys, dtype=torch.int64, device=self.edges.device)
+        for group in range(1, self.edges.shape[1]):
+            start, stop = self.edges[:, group].unsqueeze(-1).unbind(1)
+            found = torch.where((position >= start) & (position < stop), group, found)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Arguments of `halu.attention.grouped_attention`, which says what they are."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    labels: Tensor | Spans
+    groups: int
+    scale: float
+    mask: Tensor | None = None
+    first: int | None = None
+    within: tuple[Tensor, Tensor] | None = None
+    pages: Tensor | None = None
+    score_map: ScoreMap | None = None
+    key_map: KeyMap | None = None
+
+    @property
+    def keys(self) -> int:
+        """K, with pages the room that they have."""
+        room = self.k.shape[2]
+        return room if self.pages is None else room * self.pages.shape[1]
+
+    def laid_out(self) -> "Inputs":
+        """The same with keys and values in a row and a label for each key."""
+        k, v, labels = self.k, self.v, self.labels
+        if self.pages is not None:
+            k, v = (t[self.pages.long()].transpose(1, 2).flatten(2, 3) for t in (k, v))
+        if isinstance(labels, Spans):
+            labels = labels.labels(k.shape[2])
+        return replace(self, k=k, v=v, labels=labels, pages=None)
+
+    def check(self) -> None:
+        """Refuses shapes that do not fit, and prints them.
+
+        Raises:
+            BadInput: if they do not.
+        """
+        q, k, v, labels, pages = self.q, self.k, self.v, self.labels, self.pages
+        table = labels.edges if isinstance(labels, Spans) else labels
+        lanes = k.shape[0] if pages is None else pages.shape[0]
+        told = {"q": q, "k": k, "v": v, "labels": table}
+        told |= {} if pages is None else {"pages": pages}
+        wide = (
+            table.shape[1:] == (self.groups, 2)
+            if isinstance(labels, Spans)
+            else table.shape[-1] == self.keys
+        )
+        fits = (
+            q.dim() == k.dim() == v.dim() == 4
+            and k.shape == v.shape
+            and q.shape[0] == lanes == table.shape[0]
+            and q.shape[-1] == k.shape[-1]
+            and q.shape[1] % k.shape[1] == 0
+            and self.keys > 0
+            and wide
+        )
+        if not fits:
+            shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in told.items())
+            raise BadInput(f"Shapes do not fit: {shapes}.")

@@ -13,10 +13,15 @@ from starlette.types import Receive
 
 from halu.errors import HaluError
 from halu.service.refusals import Gone, Late
-from halu.service.worker import News, Started, Task, Worker
+from halu.service.tasks import News, Started, Task
+from halu.service.worker import Worker
 from halu.types import Answer, Event, Request
 
 T = TypeVar("T")
+
+
+class Beat:
+    """Nothing has happened, and the connection should show that it lives."""
 
 
 class Answering:
@@ -41,19 +46,22 @@ class Answering:
         seconds: float,
     ) -> None:
         self._worker = worker
-        self._end = arrived + seconds
-        self._heard: asyncio.Queue[tuple[int, News]] = asyncio.Queue()
+        self._heard: asyncio.Queue[tuple[int, News | Beat]] = asyncio.Queue()
         self._open = len(requests)
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        left = max(0.0, arrived + seconds - time.monotonic())
+        late = Late("The answer was not ready in time.")
+        self._late = self._loop.call_later(left, self._heard.put_nowait, (0, late))
+        self._beating: asyncio.TimerHandle | None = None
         self._tasks = [
-            Task(request, model, tenant, partial(self._tell, loop, index), arrived)
+            Task(request, model, tenant, partial(self._tell, index), arrived)
             for index, request in enumerate(requests)
         ]
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, index: int, news: News) -> None:
+    def _tell(self, index: int, news: News) -> None:
         """Called in the worker's thread."""
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._heard.put_nowait, (index, news))
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._heard.put_nowait, (index, news))
 
     async def __aenter__(self) -> "Answering":
         for task in self._tasks:
@@ -70,6 +78,9 @@ class Answering:
 
     def cancel(self) -> None:
         """Ends all tasks within one decoding step."""
+        for timer in (self._late, self._beating):
+            if timer is not None:
+                timer.cancel()
         if self._open:
             self._open = 0
             for task in self._tasks:
@@ -81,10 +92,10 @@ class Answering:
         Raises:
             HaluError: what the first task that failed says.
         """
-        kept: list[tuple[int, News]] = []
+        kept: list[tuple[int, News | Beat]] = []
         missing = len(self._tasks)
         while missing:
-            index, news = await self._next(None)
+            index, news = await self._heard.get()
             if isinstance(news, HaluError):
                 raise news
             if isinstance(news, Started):
@@ -95,22 +106,22 @@ class Answering:
         for item in (*kept, *waiting):
             self._heard.put_nowait(item)
 
-    async def events(self, idle: float | None = None) -> AsyncIterator[tuple[int, Event] | None]:
-        """What the choices say, by index, until all have answered; none after `idle` seconds of
-        silence.
+    async def events(self, beat: float | None = None) -> AsyncIterator[tuple[int, Event] | None]:
+        """What the choices say, by index, until all have answered; every `beat` seconds none, for a
+        sign of life.
 
         Raises:
             HaluError: what the first task that failed says.
         """
+        if beat is not None:
+            self._beating = self._loop.call_later(beat, self._beat, beat)
         while self._open:
-            try:
-                index, news = await self._next(idle)
-            except asyncio.TimeoutError:
-                yield None
-                continue
+            index, news = await self._heard.get()
             if isinstance(news, HaluError):
                 raise news
-            if isinstance(news, Event):
+            if isinstance(news, Beat):
+                yield None
+            elif isinstance(news, Event):
                 self._open -= news.answer is not None
                 yield index, news
 
@@ -122,15 +133,10 @@ class Answering:
                 found[heard[0]] = heard[1].answer
         return [found[index] for index in sorted(found)]
 
-    async def _next(self, idle: float | None) -> tuple[int, News]:
-        left = self._end - time.monotonic()
-        wait = left if idle is None else min(left, idle)
-        try:
-            return await asyncio.wait_for(self._heard.get(), max(wait, 0.0))
-        except asyncio.TimeoutError:
-            if time.monotonic() < self._end:
-                raise
-            raise Late("The answer was not ready in time.") from None
+    def _beat(self, seconds: float) -> None:
+        if self._open:
+            self._heard.put_nowait((0, Beat()))
+            self._beating = self._loop.call_later(seconds, self._beat, seconds)
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

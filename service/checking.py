@@ -16,7 +16,8 @@ from halu.errors import HaluError
 from halu.service.asking import Asked
 from halu.service.metrics import Metrics
 from halu.service.refusals import Late
-from halu.service.worker import News, Task, Worker
+from halu.service.tasks import News, Task
+from halu.service.worker import Worker
 from halu.types import Answer, Event, Finding, Request
 
 THREADS = 2

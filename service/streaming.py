@@ -19,7 +19,7 @@ from halu.service.asking import Asked
 from halu.service.replies import Chunk, ChunkChoice, Delta
 from halu.types import Answer, Event
 
-IDLE_SECONDS = 10.0
+BEAT_SECONDS = 10.0
 """Between two comments that keep a silent connection open."""
 Check = Callable[[int, Answer], Awaitable[reporting.Findings]]
 """What detectors find in choice `index`; none if none was asked."""
@@ -106,7 +106,7 @@ async def stream(
     try:
         for index in range(len(asked.requests)):
             yield chunks.opening(index)
-        async for heard in answering.events(IDLE_SECONDS):
+        async for heard in answering.events(BEAT_SECONDS):
             if heard is None:
                 yield KEEPALIVE_COMMENT
                 continue

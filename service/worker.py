@@ -8,7 +8,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from halu.decode import Decoder
 from halu.engine import Local
@@ -17,46 +16,11 @@ from halu.job import Job
 from halu.service.logs import log, outline
 from halu.service.metrics import Metrics
 from halu.service.shelf import Shelf
-from halu.types import Event, Request
+from halu.service.tasks import Lane, Started, Task
+from halu.types import Event
 
 MOST_FAILURES = 3
 """So many shared forwards that fail one after another, and the device is given up."""
-
-
-class Started:
-    """The task's prompt has been read; tokens follow."""
-
-
-News = Event | Started | HaluError
-"""What is told of a task; an answer or an error is the last."""
-
-
-@dataclass(eq=False, slots=True)
-class Task:
-    """One answer to be made."""
-
-    request: Request
-    model: str
-    tenant: str
-    tell: Callable[[News], None]
-    arrived: float = field(default_factory=time.monotonic)
-    cancelled: bool = False
-    begun: float = 0.0
-    started: float = 0.0
-    last: float = 0.0
-
-
-@dataclass(eq=False, slots=True)
-class Lane:
-    """A model's running batch."""
-
-    vlm: Local
-    decoder: Decoder
-    tasks: dict[int, Task] = field(default_factory=dict)  # by the job's identity
-
-    def task(self, job: Job) -> Task:
-        """Whose job it is."""
-        return self.tasks[id(job)]
 
 
 class Worker(threading.Thread):
@@ -226,14 +190,15 @@ class Worker(threading.Thread):
             self._begin(lane, job)
 
     def _observe(self, task: Task, job: Job, event: Event, now: float) -> None:
-        labels = self.metrics.labels(task.model, job.chosen.resolved.name)
-        if task.last == task.started:
-            self.metrics.first_token.labels(**labels).observe(now - task.arrived)
+        if task.last != task.started and task.each is not None:
+            task.each.observe((now - task.last) / max(1, len(event.tokens)))
         else:
-            each = (now - task.last) / max(1, len(event.tokens))
-            self.metrics.each_token.labels(**labels).observe(each)
+            labels = self.metrics.labels(task.model, job.chosen.resolved.name)
+            self.metrics.first_token.labels(**labels).observe(now - task.arrived)
+            task.each = self.metrics.each_token.labels(**labels)
         task.last = now
         if event.answer is not None:
+            labels = self.metrics.labels(task.model, job.chosen.resolved.name)
             self.metrics.whole.labels(**labels).observe(now - task.arrived)
             self.metrics.decode.labels(**labels).observe(now - task.started)
             self.metrics.answered(task.model, event.answer)

@@ -3,6 +3,7 @@ status comes back.
 """
 
 import importlib
+import os
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("prometheus_client")
 
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 
-EXAMPLES = 6
+EXAMPLES = int(os.environ.get("HALU_EXAMPLES", "6"))
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from halu.decode import Decoder
 from halu.engine import Local
 from halu.strategy import strategies
 from halu.types import question
@@ -26,16 +27,20 @@ Ask = Callable[[int], None]
 """Answers a batch with so many tokens."""
 
 
-def halus(vlm: Local, picture: Image.Image, batch: int, name: str, capture: Any) -> Ask:
-    """A strategy through halu's loop, its steps recorded or not."""
+def halus(decoder: Decoder, picture: Image.Image, batch: int, name: str) -> Ask:
+    """A strategy through halu's loop, as the service keeps it running."""
 
     def ask(tokens: int) -> None:
-        runner = vlm.adapter.runner
-        runner.replays = None
-        if capture is not None:
-            runner.record(capture)
         own = {"strategy": name, "params": GIVEN.get(name, {}), "max_new_tokens": tokens}
-        vlm.generate([asking(picture, QUESTION, **own) for _ in range(batch)])
+        try:
+            decoder.add([asking(picture, QUESTION, **own) for _ in range(batch)])
+            while decoder.jobs:
+                for _, event in decoder.step():
+                    if isinstance(event, Exception):
+                        raise event
+        finally:
+            if decoder.jobs:
+                decoder.close()
 
     return ask
 
@@ -127,11 +132,16 @@ def peers(vlm: Local, picture: Image.Image) -> Iterator[tuple[str, Ask]]:
 
 def contestants(vlm: Local, picture: Image.Image, batch: int, capture: Any) -> dict[str, Ask]:
     """Everyone who can answer a batch of this size."""
+    runner = vlm.adapter.runner
+    runner.replays = None
+    usual = Decoder(vlm.adapter)
+    runner.record(capture)
+    recorded = Decoder(vlm.adapter)
     found: dict[str, Ask] = {
         "stock generate": stock(vlm, picture, batch),
         "two forwards": two_forwards(vlm, picture, batch),
-        "greedy, not recorded": halus(vlm, picture, batch, "greedy", None),
+        "greedy, not recorded": halus(usual, picture, batch, "greedy"),
     }
     for name in strategies.names():
-        found[name] = halus(vlm, picture, batch, name, capture)
+        found[name] = halus(recorded, picture, batch, name)
     return found | (dict(peers(vlm, picture)) if batch == 1 else {})

@@ -72,7 +72,8 @@ class FIA(Strategy):
             sets = torch.stack([token_sets(first, late, p.ratio) for first, late in seen])
             return Boost(on_first_grids(prompt.layout, sets), [p.local, p.summary], layers, rows)
 
-        return guided(Plan(ctx.main, policies=(make,)), ctx, p.gamma, p.beta)
+        policies = (make,) if p.local or p.summary else ()
+        return guided(Plan(ctx.main, policies=policies), ctx, p.gamma, p.beta)
 
 
 def token_sets(first: Tensor, late: Tensor, ratio: float) -> Tensor:

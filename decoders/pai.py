@@ -64,4 +64,5 @@ class PAI(Strategy):
             labels = torch.from_numpy(prompt.layout.is_image()).long()
             return Boost(labels, [p.alpha], layers, rows)
 
-        return guided(Plan(ctx.main, policies=(make,)), ctx, p.gamma, p.beta)
+        policies = (make,) if p.alpha else ()
+        return guided(Plan(ctx.main, policies=policies), ctx, p.gamma, p.beta)

@@ -86,6 +86,10 @@ class Aside:
         self.tokens.append(int(scores[0].argmax()))
         self.choices = [Choice(0, self.tokens[-1])]
 
+    def fail(self, error: Exception) -> None:
+        """It is over."""
+        self.error = error
+
     def fed(self) -> None:
         """One key more."""
         row = self.rows[0][0]

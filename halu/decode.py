@@ -129,7 +129,23 @@ class Decoder:
             wanted = [one for job in jobs for one in job.take()]
             if not wanted:
                 return
-            self._read(sorted(wanted, key=lambda one: one.passing))
+            self._look(wanted)
+            if seen := [one for one in wanted if not one.over]:
+                self._read(sorted(seen, key=lambda one: one.passing))
+
+    def _look(self, new: Sequence[Running]) -> None:
+        """Has the pictures seen, which the vision tower remembers; where that fails it is one
+        prompt's own failure.
+        """
+        features = self.adapter.runner.vision.features
+        try:
+            features([prompt for one in new for prompt in one.prompts])
+        except Exception:
+            for one in new:
+                try:
+                    features(one.prompts)
+                except Exception as error:
+                    one.fail(error)
 
     def _read(self, new: Sequence[Running]) -> None:
         """Runs prompts in one forward, those last that nobody goes on from: their rows leave at

@@ -123,6 +123,10 @@ class Job:
         wanted, self.wanted = self.wanted, ()
         return wanted
 
+    def fail(self, error: Exception) -> None:
+        """It is over."""
+        self.error = error
+
     def fed(self) -> None:
         """One key more in each row."""
         for branches in self.rows:

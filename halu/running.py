@@ -55,6 +55,9 @@ class Running(Protocol):
         own.
         """
 
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error of its own."""
+
     def fed(self) -> None:
         """Says that its choices have gone through the model."""
 

@@ -88,7 +88,7 @@ class Pick:
         if not self.sampling.temperature:
             token = int(row.argmax())
         else:
-            token = int(torch.multinomial(torch.softmax(row, -1).cpu(), 1, generator=self.rng))
+            token = drawn(row, float(torch.rand((), generator=self.rng)))
         return [Choice(0, token)]
 
     def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
@@ -221,6 +221,14 @@ def unsampled(sampling: Sampling) -> None:
         raise BadInput(
             "Beam search does not sample.", hint="Leave the temperature out.", param="temperature"
         )
+
+
+def drawn(row: Tensor, share: float) -> int:
+    """The token at this share of the probability mass [0, 1) of a row [V], tokens in their order.
+    The row stays on its device.
+    """
+    mass = torch.softmax(row, -1).double().cumsum(-1)
+    return int(torch.searchsorted(mass, share * mass[-1:], right=True))
 
 
 def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:

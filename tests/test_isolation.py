@@ -17,7 +17,7 @@ from halu.job import Job
 from halu.running import count
 from halu.search import Pick
 from halu.strategy import Step
-from halu.types import Answer, Request
+from halu.types import Answer, Request, question
 from halu.vlm import asking
 
 FAMILIES = ("llava", "qwen2_5_vl")
@@ -209,6 +209,44 @@ def test_prompts_that_cannot_be_read_leave_the_others_running(
     while decoder.jobs:
         decoder.step()
     assert ids(job.answer) == ids(vlm.generate([first])[0])
+
+
+def test_a_picture_that_cannot_be_seen_ends_its_request_alone(
+    adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a search asks about it while others are running."""
+    from halu.decoders.vdgd import VDGD
+
+    vlm = Local(adapter("llava"))
+    first, second, _ = requests(vlm.adapter, picture)
+    (alone,) = vlm.generate([first])
+    vision = vlm.adapter.runner.vision
+
+    def blind(prompts: Any) -> Any:
+        if any("red" in str(prompt.images[0].info) for prompt in prompts if prompt.images):
+            raise Broken("picture")
+        return type(vision).features(vision, prompts)
+
+    image = picture(30, 40)
+    image.info["red"] = True
+    bad = second.model_copy(update={"messages": question("a", image)})
+    decoder = Decoder(vlm.adapter)
+    (job,) = decoder.add([first])
+    with monkeypatch.context() as patch:
+        patch.setattr(vision, "features", blind)
+        with pytest.raises(Broken, match="picture"):
+            decoder.add([bad])
+        assert decoder.jobs == [job]
+        told = bad.model_copy(update={"strategy": "vdgd", "params": {"describe_tokens": 2}})
+        patch.setattr(VDGD, "needs_image", False)
+        monkeypatch.setattr(image, "info", {})
+        (saying,) = decoder.add([told])
+        image.info["red"] = True  # while its description is said
+        errors = []
+        while decoder.jobs:
+            errors += [(one, e) for one, e in decoder.step() if isinstance(e, Exception)]
+    assert [one for one, _ in errors] == [saying]
+    assert ids(job.answer) == ids(alone)
 
 
 @pytest.mark.parametrize(

@@ -397,7 +397,7 @@ class Stored(Llava):
         return self.with_pixels(prompt, None)
 
     def look(self, pixels: Any) -> Features:
-        return Features(pixels["pixel_values"][0])
+        return Features(pixels["pixel_values"].flatten(0, 1))
 
 
 @cases("vcd.generate", "ritual.generate")

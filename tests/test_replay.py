@@ -1,5 +1,6 @@
 """Recorded steps: the same tokens as steps that are not, for every strategy and any mixture."""
 
+import gc
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
@@ -11,6 +12,7 @@ from recorder import ONLY_ON, PARAMS, raise_errors
 
 from halu.adapters.replay import KEPT, cuda_graph, repeated
 from halu.adapters.static_cache import StaticCache, doubled
+from halu.attention.placed import indices, placed
 from halu.attention.policy import AttentionPolicy
 from halu.decode import Decoder
 from halu.engine import Local
@@ -180,6 +182,33 @@ def test_requests_come_and_go_while_steps_are_repeated(
     assert counted.played > before
 
 
+def test_memory_of_many_rows_is_given_back_when_nothing_runs(static: Any, picture: Any) -> None:
+    vlm, _ = static("llava")
+    decoder = Decoder(vlm.adapter)
+    mine = decoder.cache
+    assert isinstance(mine, StaticCache)
+    for beams, room in ((4, 4), (9, 0), (2, 2)):
+        params = {"beams": beams}
+        own = {"strategy": "beam", "params": params, "max_new_tokens": 6}
+        decoder.add([asking(picture(), "a", **own)])
+        place = mine.place
+        while decoder.jobs:
+            raise_errors(decoder.step())
+        assert mine.room == room
+        assert mine.place != place
+
+
+def test_recordings_do_not_keep_memory_that_nobody_uses(static: Any, picture: Any) -> None:
+    vlm, _ = static("llava")
+    request = asking(picture(), "a", max_new_tokens=4)
+    for _ in range(3):
+        vlm.generate([request])
+    gc.collect()
+    assert sum(type(thing) is StaticCache for thing in gc.get_objects()) <= 1
+    vlm.generate([request])
+    assert len(vlm.adapter.runner.replays._kept) == 1
+
+
 def test_memory_doubles_and_stays_where_it_is(static: Any, picture: Any, adapter: Any) -> None:
     vlm, _ = static("llava")
     mine = StaticCache(vlm.adapter.facts.layers, least=16)
@@ -199,6 +228,15 @@ def test_memory_doubles_and_stays_where_it_is(static: Any, picture: Any, adapter
     assert places[-1][:2] > places[0][:2]
     wanted = Local(adapter("llava")).generate([request, other])
     assert [ids(job.answer) for job in jobs] == list(map(ids, wanted))
+
+
+def test_tables_are_copied_to_a_device_once() -> None:
+    table, there = torch.arange(3), torch.device("meta")
+    assert placed(table, table.device) is table
+    assert placed(table, there).device == there
+    assert placed(table, there) is placed(table, there)
+    assert placed(torch.arange(3), there) is not placed(table, there)
+    assert indices((2, 0), torch.device("cpu")).tolist() == [2, 0]
 
 
 def test_repeating_is_calling() -> None:

@@ -7,6 +7,7 @@ recordings serve many steps; the plain ones serve many requests. A row takes par
 settled (`Steered.settled`); a step with any other row is not recorded and runs as usual.
 """
 
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -53,11 +54,13 @@ def cuda_graph(call: Callable[[], None]) -> Callable[[], None]:
 @dataclass(slots=True)
 class Recording:
     """One recorded step: the steering that it is part of; its inputs (tokens, lengths and positions
-    [3, n]) and outputs in memory.
+    [3, n]) and outputs in memory; and the cache that it reads, as long as that stays in place.
     """
 
     steered: Sequence[Steered]
     inputs: Tensor
+    cache: "weakref.ref[StaticCache]"
+    place: int
     scores: Tensor | None = None
     tapped: list[dict[int, Tensor]] = field(default_factory=list)
     replay: Callable[[], None] | None = None
@@ -94,22 +97,30 @@ class Replays:
         cache.reserve(count, max(lengths) + 1)
         kind = tuple(id(one) if one.policies or one.taps else None for one in steered)
         plain = not any(kind)
-        key = (count, cache.slots, id(cache.keys[0]), None if plain else kind)
+        key = (count, cache.place, None if plain else kind)
         found = self._kept.pop(key, None)
         if found is None:
             self._last = (key, self._last[1] + 1 if self._last[0] == key else 1)
             if not plain and self._last[1] <= PATIENCE:
                 return None
-            found = self._recording(count, () if plain else steered)
+            self._forget()
+            found = self._recording(count, () if plain else steered, cache)
         self._kept[key] = found
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return self._run(found, (tokens, lengths, positions), cache)
 
-    def _recording(self, count: int, steered: Sequence[Steered]) -> Recording:
+    def _forget(self) -> None:
+        """Drops recordings whose memory is gone."""
+        for key, one in list(self._kept.items()):
+            cache = one.cache()
+            if cache is None or cache.place != one.place:
+                del self._kept[key]
+
+    def _recording(self, count: int, steered: Sequence[Steered], cache: StaticCache) -> Recording:
         bare = [Steered(Layout(0)) for _ in range(count - len(steered))]
         table = torch.zeros(3, count, dtype=torch.long, device=self._device)
-        return Recording([*steered, *bare], table)
+        return Recording([*steered, *bare], table, weakref.ref(cache), cache.place)
 
     def _run(self, found: Recording, given: Sequence[Sequence[int]], cache: StaticCache) -> Tensor:
         count = len(given[0])
@@ -124,12 +135,14 @@ class Replays:
         return found.scores[:count].clone()
 
     def _recorded(self, found: Recording, cache: StaticCache) -> Callable[[], None]:
-        (tokens, lengths, positions), slots = found.inputs, cache.slots
+        (tokens, lengths, positions), slots, cache_ref = found.inputs, cache.slots, found.cache
         count = len(tokens)
         lanes = torch.arange(count, device=self._device)
         keys = torch.arange(slots, device=self._device)
 
         def call() -> None:
+            cache = cache_ref()
+            assert cache is not None
             cache.fill_lanes(lanes, lengths, slots)
             mask = (keys <= lengths[:, None])[:, None, None]
             steering = Steering(found.steered, [slots] * count, prefill=False, stop=lengths + 1)

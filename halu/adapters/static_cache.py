@@ -1,6 +1,7 @@
 """Key/value memory that stays where it is, so that a recorded step finds it again."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -8,6 +9,10 @@ from torch import Tensor
 from halu.adapters.cache import RowCache
 
 LEAST_SLOTS = 512
+ROWS_KEPT = 8
+"""Memory for more rows than that is given back when no row is left."""
+
+_places = count()
 
 
 class StaticCache(RowCache):
@@ -17,11 +22,15 @@ class StaticCache(RowCache):
     Args:
         layers: how many.
         least: fewest slots of a row.
+
+    Attributes:
+        place: another number whenever the memory has moved.
     """
 
     def __init__(self, layers: int, least: int = LEAST_SLOTS) -> None:
         super().__init__(layers)
         self.least = least
+        self.place = next(_places)
         self._lanes: Tensor | None = None
 
     @property
@@ -89,6 +98,10 @@ class StaticCache(RowCache):
     def arrange(self, sources: list[int]) -> None:
         """Row i becomes what row sources[i] was; memory is kept for rows to come."""
         self.rows, self._needed = len(sources), 0
+        if not sources and self.room > ROWS_KEPT:
+            for tensors in (self.keys, self.values):
+                tensors[:] = [None] * len(tensors)
+            self.place = next(_places)
         if sources == list(range(self.rows)):
             return
         for tensors in (self.keys, self.values):
@@ -110,6 +123,7 @@ class StaticCache(RowCache):
         if old is not None:
             grown[: old.shape[0], :, : old.shape[2]] = old
         tensors[layer] = grown
+        self.place = next(_places)
         return grown
 
 

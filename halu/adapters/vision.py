@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from halu.errors import Failed
 from halu.prompt import Prompt
@@ -18,6 +19,7 @@ KEPT_BYTES = 2**28
 """Memory for remembered features (some fifty pictures of LLaVA-1.5-7B), least recently used out
 first.
 """
+_hashes = WeakTensorKeyDictionary()
 AT_ONCE = 16
 """Most prompts whose pictures go through the tower together."""
 
@@ -118,12 +120,19 @@ class Vision:
 
 def digest(pixels: Mapping[str, Tensor]) -> str:
     """Full hash of the pixels with their shapes: two pictures never share features."""
-    whole = hashlib.sha256()
-    for key in sorted(pixels):
-        value = pixels[key].contiguous().cpu()
-        whole.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+    parts = [key.encode() + _hashed(pixels[key]) for key in sorted(pixels)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _hashed(pixels: Tensor) -> bytes:
+    """Hash of one tensor, made once for as long as it lives: prompts are never written to."""
+    found: bytes | None = _hashes.get(pixels)
+    if found is None:
+        value = pixels.contiguous().cpu()
+        whole = hashlib.sha256(f"{tuple(value.shape)}{value.dtype}".encode())
         whole.update(value.view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
+        found = _hashes[pixels] = whole.digest()
+    return found
 
 
 def _alike(asked: Mapping[str, Prompt]) -> Iterator[dict[str, Prompt]]:

@@ -22,7 +22,8 @@ def stacked_maps(layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor)
         out = torch.full((len(rows), q.shape[1], groups), neutral[index], device=q.device)
         for row, score_map in enumerate(found):
             if score_map is not None:
-                part = (score_map.up, score_map.down, score_map.bias)[index].to(out)
+                there = score_map.on(out.device)
+                part = (there.up, there.down, there.bias)[index].to(out)
                 out[row, :, : part.shape[-1]] = part
         return out
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from halu.attention import choice
+from halu.attention.placed import indices, placed
 from halu.attention.prompt_rows import prompt_outputs
 from halu.attention.regrouped import record, regrouped
 from halu.attention.stacking import stacked, stacked_keys
@@ -126,7 +127,7 @@ class Steering:
         rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
         if rest:
-            others = torch.tensor(rest, device=q.device)
+            others = indices(tuple(rest), q.device)
             out[others] = plain(others)
         if changed:
             self._regrouped(layer, changed, q, k, v, scale, out)
@@ -136,7 +137,7 @@ class Steering:
                 for policy in row.policies:
                     factor = policy.head_scale(layer, None)
                     if factor is not None:
-                        out[index] *= factor.to(out)[:, None, None]
+                        out[index] *= placed(factor, out.device).to(out)[:, None, None]
                 if row.trace is not None:
                     keys = k[one, :, self._span(index)]
                     record(layer, row.trace, row.regrouping, q[one], keys, scale)
@@ -158,7 +159,7 @@ class Steering:
         fail, one by one, which shows whose it was.
         """
         every = len(changed) == len(self.rows)
-        pick = slice(None) if every else torch.tensor(changed, device=q.device)
+        pick = slice(None) if every else indices(tuple(changed), q.device)
         try:
             out[pick] = self._mixed(layer, changed, q[pick], k[pick], v[pick], scale).to(q.dtype)
         except Exception:
@@ -198,4 +199,5 @@ class Steering:
             self._edges = (start, start + own if self.stop is None else self.stop)
         if len(rows) == len(self.rows):
             return self._edges
-        return self._edges[0][rows], self._edges[1][rows]
+        some = indices(tuple(rows), k.device)
+        return self._edges[0][some], self._edges[1][some]

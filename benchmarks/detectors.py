@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from curves import at, aupr, auroc, fitted, interval, reliability
 
 import halu
 from halu import logistic
-from halu.detector import Asked, Detector, detectors
+from halu.detector import Asked, Detector, detectors, stated
 from halu.eval import world
 from halu.eval.benchmark import Mark
 from halu.eval.chair import score_caption
@@ -41,7 +42,8 @@ BATCH = 30
 BLEND, PAIR = "blend", "attention + uncertainty"
 PICTURE = {"clip": "tiny-clip", "objects": "tiny-towers"}
 """What the curves of those that look at the picture were fitted for."""
-NOT_OBJECTS = ("ocr",)
+READER = "ocr"
+"""Judges quoted words, not objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def fit(one: Fit, cases: Sequence[Case]) -> None:
     for case in cases:
         answer = case.answer.model_copy(update={"tokens": ()}) if one.bare else case.answer
         for found in measuring.measure(answer, [world.picture(case.scene)], case.asked):
-            truth = is_wrong(case, found.claim.start, found.claim.stop)
+            truth = names_wrong(case, found.claim.start, found.claim.stop)
             if truth is not None:
                 rows.append(found.features)
                 wrong.append(truth)
@@ -145,7 +147,7 @@ def fit(one: Fit, cases: Sequence[Case]) -> None:
     print(f"{one.detector} for {one.name}: fitted on {len(rows)} claims", flush=True)
 
 
-def is_wrong(case: Case, start: int, stop: int) -> bool | None:
+def names_wrong(case: Case, start: int, stop: int) -> bool | None:
     """Whether the object named there is made up; none if CHAIR's rules see no object there."""
     for mark in case.marks:
         if mark.start < stop and start < mark.stop:
@@ -153,12 +155,27 @@ def is_wrong(case: Case, start: int, stop: int) -> bool | None:
     return None
 
 
+def reads_wrong(case: Case, start: int, stop: int) -> bool:
+    """Whether the words quoted there are printed nowhere in the scene."""
+    return case.answer.text[start:stop] not in {
+        sign.text for sign in world.truth(case.scene).prints
+    }
+
+
+def forget() -> None:
+    """Whatever detectors keep of pictures, so that each is timed for itself."""
+    for cls in detectors:
+        for kept in vars(sys.modules[cls.__module__]).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()
+
+
 def measured(cases: Sequence[Case], seconds: float) -> dict[str, Any]:
     """Figures of every detector, and of the two free ones together."""
     runs = {
         cls.name: run(cls.configured({"threshold": 0.0}), cases)
         for cls in detectors
-        if cls.name not in NOT_OBJECTS
+        if cls.name != READER
     }
     free = runs["attention"], runs["uncertainty"]
     odds = [np.log(one.scores.clip(1e-6, 1 - 1e-6) / (1 - one.scores).clip(1e-6)) for one in free]
@@ -170,12 +187,17 @@ def measured(cases: Sequence[Case], seconds: float) -> dict[str, Any]:
         "wrong": float(free[0].wrong.mean()),
         "seconds_a_caption": seconds,
         "detectors": {name: figures(one, seconds) for name, one in runs.items()},
+        "words": figures(run(detectors.get(READER).configured({"threshold": 0.0}), cases), seconds),
     }
 
 
 def run(detector: Detector, cases: Sequence[Case]) -> Run:
-    """One detector on all captions: its score of every named object."""
+    """One detector on all captions: its score of every named object, or of every quoted word."""
+    is_wrong = reads_wrong if detector.name == READER else names_wrong
     scores, wrong, owner, spent = [], [], [], 0.0
+    forget()
+    if detector.kind == "picture":  # its models are loaded before
+        detector(stated("A dog. A sign says OPEN."), [world.picture("test-1")])
     for number, case in enumerate(cases):
         picture = world.picture(case.scene)
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from halu.errors import Unsupported
 from halu.planning import Chosen, choose, steered
 from halu.prompt import Prompt
 from halu.running import Row, Running, count
-from halu.search import Choice, Search
+from halu.search import Choice, Remarks, Search
 from halu.strategy import Branch, Plan, Step
 from halu.task import Task
 from halu.transcript import Transcript
@@ -236,6 +236,7 @@ class Job:
                 forwards=self.forwards + sum(ctx.forwards for ctx in self.contexts),
             ),
             strategy=self.chosen.resolved,
+            findings=self.search.findings if isinstance(self.search, Remarks) else (),
         )
         return self.said.last(self.answer)
 

@@ -7,14 +7,14 @@ text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
-from halu.types import Sampling
+from halu.types import Finding, Sampling
 
 Policies = Sequence[tuple[AttentionPolicy, ...]]
 """The attention policies of each live hypothesis' main branch, which may have recorded."""
@@ -58,6 +58,13 @@ class Search(Protocol):
         """The answer's tokens once the search is over, else none; `final`: the longest hypothesis
         is as long as it may be.
         """
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A search that has something to say of its answer, once `best` has told it."""
+
+    findings: tuple[Finding, ...]
 
 
 @dataclass(slots=True)

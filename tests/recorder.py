@@ -30,6 +30,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "icd": {"beta": 0.8},
     "pai": {"alpha": 0.8, "beta": 0.8},
     "ritual": {"beta": 0.8},
+    "sentinel": {"first": "sampled", "detectors": ("clip",), "candidates": 2, "longest": 2},
     "sid": {"beta": 0.8, "keep": 4},
     "sparc": {"alpha": 2.0, "tau": 0.0},
     "var": {

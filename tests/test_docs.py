@@ -32,13 +32,14 @@ MAY_IMPORT = {
     "halu.scenes": "errors",
     "halu.attention": "errors layout types",
     "halu.adapters": "attention errors layout models prompt strategy torchvision_shim types",
-    "halu.grounding": "errors images layout models registry torchvision_shim types",
+    "halu.grounding": "errors images layout models registry scenes torchvision_shim types",
     "halu.decoders": (
-        "attention constants conversation errors grounding layout prompt regions retrieval rules"
-        " search strategy types views"
+        "attention claims constants conversation detector endpoint errors grounding labelling"
+        " layout prompt regions retrieval rules search strategy types views"
     ),
     "halu.claims": "grounding.nouns",
     "halu.detector": "conversation errors images registry types",
+    "halu.labelling": "claims detector",
     "halu.logistic": "claims detector types",
     "halu.detectors": "claims detector errors grounding images logistic types",
     "halu.eval": "claims endpoint engine errors images registry scenes types vlm weights",

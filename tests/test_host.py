@@ -25,6 +25,8 @@ REFUSED = dict.fromkeys(("icd", "code", "caac", "ara", "carve", "vdgd"), WORDS) 
     "agla": "needs the question in words",
     "halc": "controls the loop",
     "opera": "controls the loop",
+    "sentinel": "controls the loop",
+    "woodpecker": "controls the loop",
 }
 """Strategies that need the conversation's words, which a host does not tell, or the host's loop."""
 METHODS = [cls.name for cls in strategies if cls.kind != "decoding"]

@@ -422,7 +422,8 @@ def test_no_other_parameter_names_files() -> None:
 
     texts = {
         "agla.text", "ara.introduction", "ara.caption", "carve.general", "carve.suffix",
-        "code.describe", "icd.disturbance", "vdgd.describe", "vdgd.prefix",
+        "code.describe", "icd.disturbance", "sentinel.detectors", "vdgd.describe", "vdgd.prefix",
+        "woodpecker.detectors", "woodpecker.wish",
     }  # fmt: skip
     for strategy in strategies:
         for name, field in strategy.Params.model_fields.items():

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import halu.models
+from halu.grounding import towers
 from halu.scenes import draw
 from halu.training import (
     clip,
@@ -31,7 +32,6 @@ from halu.training import (
     settings,
     tokens,
     tower_stage,
-    towers,
     truth_files,
     words,
 )

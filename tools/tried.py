@@ -15,6 +15,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "ara": {"caption_tokens": 2},
     "carve": {"max_steps": 2},
     "code": {"describe_tokens": 2},
+    "sentinel": {"first": "sampled", "detectors": ["clip"]},
     "var": {"dimensions": [1, 2], "tau": 1.5},
     "vdgd": {"describe_tokens": 2},
 }

@@ -5,7 +5,7 @@ a finder puts boxes around what a phrase names. Strategies and detectors know th
 Loaded models are kept, since a request should not pay for loading.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from PIL import Image
 from halu.errors import Unavailable
 
 MatcherKind = Literal["clip", "blip-itm"]
+FinderKind = Literal["grounding-dino", "owlv2", "tiny-llava", "tiny-qwen"]
 Heatmap = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float32]
 
@@ -67,12 +68,26 @@ class Box(NamedTuple):
         return (self.right - self.left) * (self.bottom - self.top)
 
 
+class Sighting(NamedTuple):
+    """Where something was found, and how sure the finder is, 0 to 1."""
+
+    box: Box
+    score: float
+
+
 class Finder(Protocol):
-    """An open-vocabulary detector."""
+    """A detector of what phrases name."""
 
     def find(self, image: Image.Image, phrase: str, box: float, text: float) -> list[Box]:
         """Boxes of what the phrase names, with scores above `box`, where some word of it has a
         score above `text`; the surest first.
+        """
+
+    def spot(
+        self, image: Image.Image, phrases: Sequence[str], least: float
+    ) -> list[list[Sighting] | None]:
+        """Of each phrase what it names with scores of at least `least`, the surest first; none for
+        a phrase that the finder does not know.
         """
 
 
@@ -110,14 +125,26 @@ def open_embedder(weights: str | None = None) -> Embedder:
     return embedder
 
 
-@lru_cache(maxsize=1)
-def open_finder(weights: str | None = None) -> Finder:
-    """A loaded GroundingDINO; `weights` is a folder or hub id, none the published Swin-T.
+@lru_cache(maxsize=4)
+def open_finder(weights: str | None = None, kind: FinderKind = "grounding-dino") -> Finder:
+    """A loaded finder.
+
+    Args:
+        weights: a folder or hub id, none the published ones; a built-in finder takes none.
+        kind: GroundingDINO, OWLv2, or the tower of a built-in model.
 
     Raises:
         Unavailable: the weights are not here.
         BadInput: weights that do not fit.
     """
-    from halu.grounding.dino import Dino
+    if kind == "grounding-dino":
+        from halu.grounding.dino import Dino
 
-    return Dino(weights)
+        return Dino(weights)
+    if kind == "owlv2":
+        from halu.grounding.owl import Owl
+
+        return Owl(weights)
+    from halu.grounding.patches import PatchFinder
+
+    return PatchFinder(kind)

@@ -1,5 +1,6 @@
 """GroundingDINO as a finder, through transformers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from PIL import Image
 
 from halu import torchvision_shim
 from halu.errors import BadInput, Unavailable
-from halu.grounding import Box
+from halu.grounding import Box, Sighting
 from halu.grounding.squares import place
 
 torchvision_shim.apply()
@@ -15,6 +16,8 @@ torchvision_shim.apply()
 import transformers  # noqa: E402
 
 PUBLISHED = "IDEA-Research/grounding-dino-tiny"
+TEXT = 0.25
+"""Least score of a label's words, as SENTINEL has it."""
 
 
 class Dino:
@@ -39,10 +42,26 @@ class Dino:
             )
         self._model: Any = model.to(place()).eval()
 
-    @torch.no_grad()
     def find(self, image: Image.Image, phrase: str, box: float, text: float) -> list[Box]:
         """See `halu.grounding.Finder`."""
-        asked = phrase.lower().rstrip(". ") + "."  # the form it was trained on
+        return [one.box for label, one in self._labelled(image, phrase, box, text) if label.strip()]
+
+    def spot(
+        self, image: Image.Image, phrases: Sequence[str], least: float
+    ) -> list[list[Sighting] | None]:
+        """See `halu.grounding.Finder`. A phrase is found where it is part of a label, as SENTINEL
+        has it.
+        """
+        text = min(least, TEXT)
+        found = self._labelled(image, ". ".join(phrases), least, text) if phrases else []
+        return [[one for label, one in found if phrase.lower() in label] for phrase in phrases]
+
+    @torch.no_grad()
+    def _labelled(
+        self, image: Image.Image, phrases: str, box: float, text: float
+    ) -> list[tuple[str, Sighting]]:
+        """Labels and what they stand at, the surest first."""
+        asked = phrases.lower().rstrip(". ") + "."  # the form it was trained on
         inputs = self._processor(images=image.convert("RGB"), text=asked, return_tensors="pt").to(
             self._model.device
         )
@@ -51,9 +70,7 @@ class Dino:
         )[0]
         if not len(found["scores"]):  # then the labels are not a list of none but of an empty one
             return []
-        named = [bool(label.strip()) for label in found["text_labels"]]
         edges = found["boxes"].clamp(0, 1).tolist()
-        ranked = sorted(
-            zip(found["scores"].tolist(), named, edges, strict=True), key=lambda item: -item[0]
-        )
-        return [Box(*place) for _, word, place in ranked if word]
+        seen = [Sighting(Box(*e), s) for e, s in zip(edges, found["scores"].tolist(), strict=True)]
+        pairs = zip(found["text_labels"], seen, strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1].score)

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
+from halu.grounding.towers import normalized
 from halu.scenes import NAMES, Scene
 from halu.scenes.grammar import one
 from halu.scenes.language import describe
@@ -25,7 +26,6 @@ from halu.training import checkpoint, clip_shape, corpus, llava, settings, team
 from halu.training.curve import Curve
 from halu.training.optimizer import Both, schedule
 from halu.training.tower_stage import batches
-from halu.training.towers import normalized
 
 FORMS = ("a photo of {}", "a picture of {}", "{}", "an image with {}")
 CAPTIONED = 16

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
+from halu.grounding import towers
 from halu.scenes import Scene
 from halu.training import (
     corpus,
@@ -22,7 +23,6 @@ from halu.training import (
     team,
     tokens,
     tower_stage,
-    towers,
     words,
 )
 from halu.training.curve import Curve

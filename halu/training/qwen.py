@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from halu.grounding import towers
 from halu.training import (
     corpus,
     dialect,
@@ -28,7 +29,6 @@ from halu.training import (
     team,
     tokens,
     tower_stage,
-    towers,
     words,
 )
 from halu.training.curve import Curve

@@ -1,0 +1,69 @@
+"""What several detectors say together, as one probability.
+
+The log-odds of `attention`, `uncertainty`, `clip` and `objects` for each object, weighed by a
+logistic curve that was fitted on other pictures than theirs. Of an answer whose tokens are not
+known, the two that look at the picture alone.
+"""
+
+from collections.abc import Iterable
+from math import log
+
+from halu.claims import Claim, claims
+from halu.detector import Asked, Detector, Images, detectors
+from halu.logistic import Measured, curve, scored
+from halu.types import Answer, Finding
+
+TRACE, PICTURE = ("attention", "uncertainty"), ("clip", "objects")
+ALONE = "picture"
+"""The curve of those that look at the picture alone."""
+SURE = 1e-4
+"""No part is surer than this."""
+
+
+@detectors.register("blend")
+class Blend(Detector):
+    """Several detectors as one probability."""
+
+    name = "blend"
+    kind = "picture"
+
+    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+        """A finding for each object that all parts judge."""
+        fitted = curve(self.name, asked.model if _traced(answer) else ALONE)
+        return scored(self.name, fitted, self.measure(answer, images, asked), _reason)
+
+    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+        """The parts' log-odds for each object."""
+        named: dict[tuple[int, int], Claim] = {
+            (claim.start, claim.stop): claim
+            for claim in claims(answer.text, asked.question)
+            if claim.kind == "object"
+        }
+        if not named:
+            return []
+        odds: dict[tuple[int, int], dict[str, float]] = {place: {} for place in named}
+        parts = (*TRACE, *PICTURE) if _traced(answer) else PICTURE
+        for part in parts:
+            detector = detectors.get(part).configured({"threshold": 0.0})
+            for one in detector(answer, images, asked):
+                if (one.start, one.stop) in odds:
+                    p = min(max(one.score, SURE), 1 - SURE)
+                    odds[one.start, one.stop][part] = log(p / (1 - p))
+        return [
+            Measured(named[place], own, {part: round(value, 3) for part, value in own.items()})
+            for place, own in odds.items()
+            if len(own) == len(parts)
+        ]
+
+
+def _traced(answer: Answer) -> bool:
+    """Whether each token says how sure it was and where it looked."""
+    return bool(answer.tokens) and all(
+        token.evidence is not None and token.evidence.look for token in answer.tokens
+    )
+
+
+def _reason(one: Measured) -> str:
+    against = [part for part, odds in one.features.items() if odds > 0]
+    told = f"{', '.join(against)} doubt" if against else "no part doubts"
+    return f"Of {len(one.features)} detectors together: {told} {one.claim.subject!r}."

@@ -1,0 +1,68 @@
+"""OWLv2 as a finder, through transformers (Minderer et al., arXiv:2306.09683)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from halu import torchvision_shim
+from halu.errors import BadInput, Unavailable
+from halu.grounding import Box, Sighting
+from halu.grounding.squares import place
+
+torchvision_shim.apply()
+
+import transformers  # noqa: E402
+
+PUBLISHED = "google/owlv2-base-patch16-ensemble"
+PROMPT = "a photo of a {}"
+
+
+class Owl:
+    """A zero-shot detector; `weights` is a folder or hub id, none the published ensemble."""
+
+    def __init__(self, weights: str | None = None) -> None:
+        source = weights or PUBLISHED
+        try:
+            model, found = transformers.Owlv2ForObjectDetection.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True
+            )
+            self._processor: Any = transformers.AutoProcessor.from_pretrained(source)
+        except (OSError, ValueError, RuntimeError) as error:
+            first = str(error).strip().split("\n")[0]
+            raise Unavailable(f"OWLv2 weights {source!r} cannot be loaded.", hint=first) from error
+        if found["missing_keys"]:
+            missing = ", ".join(sorted(found["missing_keys"])[:3])
+            raise BadInput(
+                f"The weights of {source!r} are incomplete.", hint=f"Missing: {missing} ..."
+            )
+        self._model: Any = model.to(place()).eval()
+
+    def find(self, image: Image.Image, phrase: str, box: float, text: float) -> list[Box]:
+        """See `halu.grounding.Finder`; a phrase has one score."""
+        found = self.spot(image, [phrase], max(box, text))[0]
+        return [one.box for one in found or ()]
+
+    @torch.no_grad()
+    def spot(
+        self, image: Image.Image, phrases: Sequence[str], least: float
+    ) -> list[list[Sighting] | None]:
+        """See `halu.grounding.Finder`."""
+        if not phrases:
+            return []
+        texts = [[PROMPT.format(phrase.lower()) for phrase in phrases]]
+        inputs = self._processor(text=texts, images=image.convert("RGB"), return_tensors="pt").to(
+            self._model.device
+        )
+        found = self._processor.post_process_grounded_object_detection(
+            self._model(**inputs), threshold=least, target_sizes=[(image.height, image.width)]
+        )[0]
+        size = torch.tensor([image.width, image.height] * 2)
+        edges = (found["boxes"].cpu() / size).clamp(0, 1).tolist()
+        rows = zip(found["labels"].tolist(), edges, found["scores"].tolist(), strict=True)
+        ranked = sorted(rows, key=lambda row: -row[2])
+        return [
+            [Sighting(Box(*place), score) for label, place, score in ranked if label == number]
+            for number in range(len(phrases))
+        ]

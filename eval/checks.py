@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from halu.errors import BadInput, Failed
 from halu.eval.benchmark import Sample
-from halu.eval.plan import BASELINE, Suite
+from halu.eval.plan import Suite
 from halu.eval.store import Row
 
 ENOUGH = 50
@@ -34,10 +34,12 @@ class Watch:
     """Looks at rows as they come.
 
     Args:
+        baseline: label of plain decoding.
         chosen_limit: whether the token limit is the user's own, who then wants answers cut.
     """
 
-    def __init__(self, chosen_limit: bool = False) -> None:
+    def __init__(self, baseline: str, chosen_limit: bool = False) -> None:
+        self._baseline = baseline
         self._chosen_limit = chosen_limit
         self._seen: dict[tuple[str, str, str], _Seen] = {}
         self._names: dict[tuple[str, str, str], str] = {}  # (benchmark, split, picture) -> id
@@ -50,7 +52,7 @@ class Watch:
         """
         for row in rows:
             self._same_picture(row)
-            if row.arm != BASELINE:
+            if row.arm != self._baseline:
                 continue
             seen = self._seen.setdefault((row.model, row.benchmark, row.split), _Seen())
             seen.answers += 1

@@ -12,7 +12,7 @@ from halu.eval.against import Delta
 from halu.eval.benchmark import Metric, benchmarks
 from halu.eval.summary import Result, Summary, defined
 
-CAPTION = "Under each figure: 95 % interval; then the difference from greedy and its p."
+CAPTION = "Under each figure: 95 % interval; then the difference from plain decoding and its p."
 _COLOURS = {"better": "green", "worse": "red", "no difference": "dim"}
 
 

@@ -12,7 +12,8 @@ from halu.eval.totals import TotalResult
 
 _READ = (
     "In brackets 95 % intervals from resampling pictures. Below each figure its difference from "
-    f"greedy on the same samples; **bold** where p, after Holm's correction, is below {ALPHA}, "
+    "plain decoding on the same samples; **bold** where p, after Holm's correction, is below "
+    f"{ALPHA}, "
     "everything else is no difference that this many samples can show. Shares are in percent. "
     "p of accuracies: McNemar's exact test by pictures; of the rest: paired bootstrap."
 )

@@ -26,6 +26,7 @@ class Table:
     model: str
     benchmark: Benchmark
     split: str
+    baseline: str
     ids: tuple[str, ...]
     arms: Mapping[str, tuple[Row, ...]]
 
@@ -56,11 +57,17 @@ def group(record: Manifest, rows: Sequence[Row]) -> list[Table]:
                 ordered = [arms[a.label] for a in record.strategies if a.label in arms]
                 if ordered:
                     benchmark = benchmarks.get(suite.name)
-                    tables.append(_table(source.label, benchmark, split, ordered))
+                    tables.append(_table(source.label, benchmark, split, record.baseline, ordered))
     return [table for table in tables if table.ids]
 
 
-def _table(model: str, benchmark: Benchmark, split: str, arms: list[dict[Place, Row]]) -> Table:
+def _table(
+    model: str,
+    benchmark: Benchmark,
+    split: str,
+    baseline: str,
+    arms: list[dict[Place, Row]],
+) -> Table:
     """Keep the answers that every strategy has."""
     places = [place for place in arms[0] if all(place in answers for answers in arms)]
     for place in places:
@@ -70,7 +77,7 @@ def _table(model: str, benchmark: Benchmark, split: str, arms: list[dict[Place, 
     ids = tuple(dict.fromkeys(number for number, _ in places))
     rows = [tuple(answers[place] for place in places) for answers in arms]
     kept = {answers[0].arm: answers for answers in rows if answers}
-    return Table(model, benchmark, split, ids, kept)
+    return Table(model, benchmark, split, baseline, ids, kept)
 
 
 def tallies(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[float]]:

@@ -20,7 +20,7 @@ from halu.types import Record, Sampling
 FORMAT = 2
 """Of the files in a run's folder; raised when another halu could not read them."""
 
-BASELINE = "greedy"
+GREEDY, SAMPLE = "greedy", "sample"
 Half = Literal["tuning", "held-out"]
 
 _DISTRIBUTIONS = ("halu", "torch", "transformers", "tokenizers", "numpy", "pillow")
@@ -87,9 +87,14 @@ class Plan(Record):
         return models
 
     def arms(self) -> tuple[Arm, ...]:
-        """List the strategies without repetitions, plain decoding first, added if not named."""
+        """List the strategies without repetitions, plain decoding first, added if not named.
+
+        Plain decoding takes the best token, or samples where the run has a temperature: a strategy
+        is compared with what it does nothing else to.
+        """
+        plain = SAMPLE if self.temperature else GREEDY
         asked = {arm.label: arm for arm in self.strategies}
-        baseline = asked.pop(BASELINE, Arm(strategy=BASELINE))
+        baseline = asked.pop(plain, Arm(strategy=plain))
         return (baseline, *asked.values())
 
 
@@ -111,7 +116,10 @@ class Suite(Record):
 
 
 class Manifest(Record):
-    """`run.json`. `sampling` holds every decoding value that all answers share."""
+    """`run.json`. `sampling` holds every decoding value that all answers share.
+
+    The first of `strategies` is plain decoding, the baseline.
+    """
 
     format: int = FORMAT
     models: tuple[Source, ...]
@@ -128,6 +136,11 @@ class Manifest(Record):
     workers: int
     command: str
     versions: dict[str, str]
+
+    @property
+    def baseline(self) -> str:
+        """Label of plain decoding in this run."""
+        return self.strategies[0].label
 
 
 def half_of(sample: Sample) -> Half:

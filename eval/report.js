@@ -268,7 +268,7 @@ function asked(sample) {
 
 function answered(group, arm, answer, { kind, change }) {
   const head = make("h4", "", make("span", kind, `${SIGNS[kind]} `), arm);
-  if (change !== "same") head.append(make("span", `tag ${change}`, `${change} than greedy`));
+  if (change !== "same") head.append(make("span", `tag ${change}`, `${change} than plain`));
   const box = make("section", "", head, marked(answer));
   for (const line of notes(group, answer, kind)) box.append(make("p", "told", line));
   return box;

@@ -18,7 +18,7 @@ from halu.eval.benchmark import Benchmark, Sample, benchmarks
 from halu.eval.cache import Cache
 from halu.eval.checks import Watch, distinct, undoubted
 from halu.eval.judge import Judge, seated
-from halu.eval.plan import BASELINE, Arm, Plan, Source, half_of, image_ids, manifest, suite
+from halu.eval.plan import Arm, Plan, Source, half_of, image_ids, manifest, suite
 from halu.eval.store import Key, Row, Store
 from halu.eval.workers import in_order
 from halu.types import Generate
@@ -72,12 +72,12 @@ def run(
     record = manifest(plan, suites)
     total = sum(len(samples) for _, samples in work) * len(plan.arms()) * plan.repeats
     total *= len(plan.models)
-    watch = Watch(chosen_limit=plan.max_new_tokens is not None)
+    watch = Watch(record.baseline, chosen_limit=plan.max_new_tokens is not None)
     images = {benchmark.name: image_ids(samples) for benchmark, samples in work}
     with Store.open(out, record, resume, images) as store:
         if progress:
             first = plan.models[0].label
-            progress(Progress(len(store.done), total, work[0][0].name, BASELINE, first))
+            progress(Progress(len(store.done), total, work[0][0].name, record.baseline, first))
         for batch, rows in _answers(plan, opened, work, store.done, cache):
             store.append(rows)
             if progress:

@@ -17,7 +17,7 @@ _APART = 13.0
 """Between the base lines of two labels."""
 
 _MANY = 9
-"""Above so many strategies only the front and greedy are labelled; the others have a tool tip."""
+"""Above so many strategies only front and plain decoding are labelled; others have a tip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _point(result: Result, metric: Metric, x: _Axis, y: _Axis, label_y: float | 
         front=bool(result.pareto),
         label_y=label_y,
         flip=at > WIDTH * 0.62,
-        told=f"{result.label}: {metric.name} {written}, {words.amount(time, 2)} × greedy's time",
+        told=f"{result.label}: {metric.name} {written}, {words.amount(time, 2)} × plain time",
     )
 
 

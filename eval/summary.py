@@ -15,7 +15,7 @@ from halu.eval.cost import Cost, cost, front
 from halu.eval.equal_length import EqualLength, equal_length
 from halu.eval.notes import notes
 from halu.eval.paired import Table, by_repeat, group
-from halu.eval.plan import BASELINE, Manifest
+from halu.eval.plan import Manifest
 from halu.eval.statistics import Array, resample
 from halu.eval.store import Row
 from halu.eval.totals import TotalResult, totals
@@ -122,8 +122,8 @@ def _results(table: Table, counts: Array, seed: int) -> list[Result]:
         )
         for metric in table.benchmark.metrics
     }
-    alike = equal_length(table, seed) if BASELINE in table.arms else {}
-    greedy = table.arms.get(BASELINE, ())
+    alike = equal_length(table, seed) if table.baseline in table.arms else {}
+    greedy = table.arms.get(table.baseline, ())
     found = [
         Result(
             model=table.model,
@@ -170,7 +170,7 @@ def _against_greedy(
 ) -> dict[str, Delta]:
     """Every strategy but greedy, with p values adjusted for how many there are."""
     labels = list(table.arms)
-    if labels[0] != BASELINE:
+    if labels[0] != table.baseline:
         return {}
     others = range(1, len(labels))
     hits = [table.benchmark.counts.index(name) for name in metric.hits]

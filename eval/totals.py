@@ -12,7 +12,6 @@ import numpy as np
 from halu.eval.against import Delta, ends, judged, number, single
 from halu.eval.benchmark import Metric, Total, totals_of
 from halu.eval.paired import Table
-from halu.eval.plan import BASELINE
 from halu.eval.statistics import Array, resample
 from halu.types import Record
 
@@ -74,7 +73,7 @@ def _of_arms(
 ) -> list[TotalResult]:
     labels = list(table.arms)
     compared: dict[str, Delta] = {}
-    if labels[0] == BASELINE:
+    if labels[0] == table.baseline:
         singles = [single(value[[0, i]], around[[0, i]], images) for i in range(1, len(labels))]
         compared = dict(zip(labels[1:], judged(metric, singles), strict=True))
     return [

@@ -63,7 +63,7 @@ def table(name: str, **arms: list[Row]) -> Table:
     rows = next(iter(arms.values()))
     ids = tuple(dict.fromkeys(each.id for each in rows))
     found = {label: tuple(answers) for label, answers in arms.items()}
-    return Table("played", benchmarks.get(name), rows[0].split, ids, found)
+    return Table("played", benchmarks.get(name), rows[0].split, next(iter(found)), ids, found)
 
 
 def test_a_mark_carries_the_word_that_the_rules_looked_up() -> None:

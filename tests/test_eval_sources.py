@@ -299,3 +299,18 @@ def test_old_question_files_stop_a_run_before_it_asks(tmp_path: Path, picture: A
     assert not (tmp_path / "out").exists()
     run(wanted, played(yes), tmp_path / "out", keep_going=True)
     assert "first generation" in read_manifest(tmp_path / "out").benchmarks[0].doubts[0]
+
+
+def test_with_a_temperature_plain_sampling_is_the_baseline(tmp_path: Path) -> None:
+    def reply(request: Request) -> str:
+        return ("Yes", "No")[request.sampling.seed % 2]
+
+    wanted = plan(benchmarks=("pope-scenes",), temperature=0.7, top_p=0.9, repeats=2)
+    run(wanted, played(reply), tmp_path)
+    record, rows = read_manifest(tmp_path), read_rows(tmp_path)
+    assert record.baseline == "sample"
+    assert (record.sampling["temperature"], record.sampling["top_p"]) == (0.7, 0.9)
+    summary = summarise(record, rows)
+    compared = {result.label for result in summary.results if result.vs_greedy}
+    assert compared == {"vcd(alpha=0.5)"}
+    assert {r.cost.time_vs_greedy for r in summary.results if r.label == "sample"} == {1.0}

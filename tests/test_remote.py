@@ -118,3 +118,18 @@ def test_nobody_there() -> None:
     vlm.endpoint._client = vlm.endpoint._client.with_options(max_retries=0)  # type: ignore[attr-defined]
     with pytest.raises(Failed, match="does not answer"):
         vlm.generate([asking(None, "hello")])
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "vcd"])
+def test_through_our_own_server_as_in_this_process(served: Any, scene: Any, strategy: str) -> None:
+    question = asking(scene, "Is there a dog in the image?", strategy=strategy, max_new_tokens=8)
+    far, near = (halu.load("tiny-llava", backend=where) for where in (served.url, "hf"))
+    (there,), (here,) = far.generate([question]), near.generate([question])
+    assert there.text == here.text
+    assert there.strategy == here.strategy
+    assert there.usage == here.usage
+    *parts, last = far.run(question)
+    assert "".join(event.text for event in parts) == here.text
+    assert last.answer is not None
+    assert last.answer.strategy == here.strategy
+    assert last.answer.usage == here.usage

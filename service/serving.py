@@ -24,6 +24,10 @@ from halu.service.app import make_app
 from halu.service.deployment import Deployment, deployment
 from halu.service.settings import Settings
 
+SWITCH_SECONDS = 0.0005
+"""How long a decoding thread may keep the event loop waiting; Python's own 5 ms, several times for
+each request, would show in refusals.
+"""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -87,6 +91,7 @@ def serve(settings: Settings) -> None:
         HaluError: settings that cannot work, or an address that cannot be had.
     """
     logs.set_up(settings.log_level, settings.log_file)
+    sys.setswitchinterval(SWITCH_SECONDS)
     site = deployment(settings)
     server = Server(config(site), site)
     side = _metrics_server(site)

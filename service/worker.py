@@ -13,6 +13,7 @@ from halu.decode import Decoder
 from halu.engine import Local
 from halu.errors import BadInput, Failed, HaluError
 from halu.job import Job
+from halu.service.context import check_prompt, check_words
 from halu.service.logs import log, outline
 from halu.service.metrics import Metrics
 from halu.service.shelf import Shelf
@@ -138,6 +139,7 @@ class Worker(threading.Thread):
         begun = time.monotonic()
         vlm.adapter.runner.vision.salt = task.tenant
         try:
+            check_words(vlm, task.request)
             (job,) = lane.decoder.add([task.request])
         except Exception as error:
             task.tell(told(error))
@@ -151,10 +153,13 @@ class Worker(threading.Thread):
         task = lane.task(job)
         if task.started or not job.planned:
             return
-        if job.width > self.max_rows_per_request:
+        try:
+            check_prompt(lane.vlm, job)
+            _check_width(job.width, self.max_rows_per_request)
+        except HaluError as error:
             lane.decoder.drop(job)
             del lane.tasks[id(job)]
-            task.tell(_too_wide(job.width, self.max_rows_per_request))
+            task.tell(error)
             return
         task.started = task.last = time.monotonic()
         labels = self.metrics.labels(task.model, job.chosen.resolved.name)
@@ -255,9 +260,10 @@ def _salt(lane: Lane) -> str:
     return tenants.pop() if len(tenants) == 1 else f"step {time.monotonic_ns()}"
 
 
-def _too_wide(rows: int, most: int) -> HaluError:
-    return BadInput(
-        f"This strategy takes {rows} rows; the server allows {most} for one answer.",
-        hint="Use fewer beams or candidates.",
-        param="halu.params",
-    )
+def _check_width(rows: int, most: int) -> None:
+    if rows > most:
+        raise BadInput(
+            f"This strategy takes {rows} rows; the server allows {most} for one answer.",
+            hint="Use fewer beams or candidates.",
+            param="halu.params",
+        )

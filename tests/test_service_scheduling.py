@@ -250,3 +250,14 @@ def test_a_signal_lets_answers_finish(scene: Any, tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert list(words)[-2:] == ["data: [DONE]", ""]
     assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("text", ["dog word " * 1000, "Hello? " * 690])
+def test_a_prompt_that_does_not_fit_is_refused(served: Any, scene: Any, text: str) -> None:
+    before = served.site.metrics.registry.get_sample_value("halu_num_requests_running")
+    reply = served.chat(scene, text, max_tokens=600)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "context_length_exceeded"
+    assert "2048" in reply.json()["error"]["message"]
+    assert before == 0
+    assert served.chat(scene, QUESTION, max_tokens=2).status_code == 200

@@ -12,7 +12,7 @@ How well each detector tells made-up objects from real ones in captions of drawn
 halu's built-in world, not photographs: the figures show that the machinery works and compare
 detectors on it.** Written by
 
-    python benchmarks/detectors.py
+    python benchmarks/detectors.py --scenes {scenes}
 
 which captions {scenes} held-out scenes per model (greedy, "Please describe this image in detail"),
 takes CHAIR's word for which named objects are there, and scores every named object. AUROC is the

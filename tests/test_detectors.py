@@ -168,6 +168,62 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, scene: Image.
     open_matcher.cache_clear()
 
 
+def test_a_missing_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from halu.detectors import ocr
+
+    ocr._reader.cache_clear()
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    with pytest.raises(Unavailable, match=r"ocr.*halu\[ocr\]"):
+        detect(Image.new("RGB", (40, 40), "red"), 'A sign says "OPEN".', ["ocr"])
+    ocr._reader.cache_clear()
+
+
+def test_ocr_knows_printed_words_from_others() -> None:
+    shown = next(s for s in (draw(seed, "test", 224) for seed in range(20)) if s.prints)
+    text = f"A sign says {shown.prints[0].text}. Another says CLOSED."
+    found = detect(Image.fromarray(shown.image), text, {"ocr": {"threshold": 0.0}})
+    right, wrong = found
+    assert (right.score, text[wrong.start : wrong.stop]) == (0.0, "CLOSED")
+    assert wrong.score > 0.5
+    assert right.evidence["read"]
+
+
+def test_objects_has_a_verdict_of_two_finders() -> None:
+    shown = draw(5, "test")
+    real = max(shown.things, key=lambda one: one.box[2] - one.box[0]).name
+    made_up = next(name for name in ("giraffe", "toilet", "pizza") if name not in shown.names)
+    text = f"A {real}. A {made_up}. A hair drier."
+    image = Image.fromarray(shown.image)
+    found = detect(image, text, {"objects": {"threshold": 0.0}})
+    told = {text[one.start : one.stop]: one for one in found}
+    assert set(told) == {real, made_up}  # hair driers are not known here
+    assert told[real].evidence["verdict"] == "real"
+    assert told[made_up].evidence["verdict"] == "hallucinated"
+    assert told[made_up].score > 0.5 > told[real].score
+    assert told[real].evidence["boxes"]
+    missed = detect(image, text, {"objects": {"threshold": 0.0, "missed_by": "both"}})
+    assert [text[one.start : one.stop] for one in missed] == [made_up]
+
+
+def test_consistency_needs_a_model(scene: Image.Image) -> None:
+    with pytest.raises(Unsupported, match="asks the model again"):
+        detect(scene, "A dog.", ["consistency"])
+
+
+def test_consistency_counts_the_answers_that_are_silent(scene: Image.Image) -> None:
+    others = iter(["A cat.", "A dog and a cat.", "A dog.", "A zebra."])
+
+    def generate(requests: list[Request]) -> Any:
+        assert all(one.sampling.temperature == 1.0 for one in requests)
+        assert len({one.sampling.seed for one in requests}) == len(requests)
+        return ((number, stated(next(others))) for number in range(len(requests)))
+
+    own = detectors.get("consistency").configured({"samples": 4, "threshold": 0.0})
+    request = asking(scene, PROMPT)
+    found = own(stated("A dog and a cup."), [scene], Asked(request, generate))
+    assert [one.score for one in found] == [0.5, 1.0]
+
+
 # The command line
 
 

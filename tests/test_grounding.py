@@ -309,11 +309,106 @@ def test_boxes_of_a_phrase(tmp_path: Path, picture: Any) -> None:
     assert finder.find(image, "red dog", 1.0, 0.0) == []
 
 
+def test_dino_spots_each_phrase_where_it_is_part_of_a_label(tmp_path: Path, picture: Any) -> None:
+    dino(tmp_path)
+    finder, image = open_finder(str(tmp_path)), picture(90, 60)
+    labelled = finder._labelled(image, "red dog. cat. zebra", 0.0, 0.0)  # type: ignore[attr-defined]
+    found = finder.spot(image, ["Dog", "cat", "zebra"], 0.0)
+    for phrase, own in zip(("dog", "cat", "zebra"), found, strict=True):
+        assert own is not None
+        assert len(own) <= len(labelled)
+        assert [one.score for one in own] == sorted((one.score for one in own), reverse=True)
+        assert phrase != "zebra" or own == []  # its tokenizer knows no zebra
+    assert finder.spot(image, [], 0.0) == []
+
+
+def owl(folder: Path) -> Any:
+    """A random OWLv2, saved with its processor."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    text = {**sizes, "vocab_size": 200, "num_attention_heads": 2, "max_position_embeddings": 16}
+    vision = {**sizes, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
+    config = tf.Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    model = tf.Owlv2ForObjectDetection(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_owl_spots_phrases(tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes in shares of the picture, the surest first, each phrase its own."""
+    from halu.grounding import owl as module
+
+    class Processor:
+        """Fixed ids for texts; pictures as OWLv2's own image processor takes them."""
+
+        def __init__(self) -> None:
+            self.images = tf.Owlv2ImageProcessorPil(size={"height": 64, "width": 64})
+
+        def __call__(self, text: Any, images: Any, return_tensors: str) -> Any:
+            self.asked = text
+            ids = torch.arange(8).repeat(len(text[0]), 1) + torch.arange(len(text[0]))[:, None]
+            shown = self.images(images=images, return_tensors="pt")
+            return tf.BatchEncoding(
+                {**shown, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            )
+
+        def post_process_grounded_object_detection(self, *args: Any, **kwargs: Any) -> Any:
+            return self.images.post_process_object_detection(*args, **kwargs)
+
+    model, processor = owl(tmp_path), Processor()
+    monkeypatch.setattr(
+        module.transformers.AutoProcessor, "from_pretrained", lambda source: processor
+    )
+    finder, image = open_finder(str(tmp_path), "owlv2"), picture(90, 60)
+    found = finder.spot(image, ["Red dog", "cat"], 0.0)
+    assert processor.asked == [["a photo of a red dog", "a photo of a cat"]]
+    with torch.no_grad():
+        out = model(**processor(text=processor.asked, images=image, return_tensors="pt"))
+    scores, labels = out.logits[0].sigmoid().max(-1)
+    for number, own in enumerate(found):
+        assert own is not None
+        wanted = sorted(scores[labels == number].tolist(), reverse=True)
+        assert [one.score for one in own] == pytest.approx(wanted, abs=1e-5)
+        assert all(0 <= edge <= 1 for one in own for edge in one.box)
+    cutoff = float(scores.median())
+    kept = sum(len(own or ()) for own in finder.spot(image, ["Red dog", "cat"], cutoff))
+    assert kept == int((scores > cutoff).sum())
+
+
+def test_built_in_finders_see_the_built_in_world() -> None:
+    for kind in ("tiny-llava", "tiny-qwen"):
+        finder, right, boxes = open_finder(None, kind), 0, []  # type: ignore[arg-type]
+        for seed in range(10):
+            scene = draw(seed, split="test")
+            image, side = Image.fromarray(scene.image), scene.image.shape[0]
+            thing = max(scene.things, key=lambda one: one.box[2] - one.box[0])
+            (found, other) = finder.spot(image, [thing.name, "unicorn"], 0.5)
+            assert other is None
+            right += bool(found)
+            if found:
+                boxes.append(overlap(found[0].box, Box(*(edge / side for edge in thing.box))))
+            assert finder.find(image, thing.name, 0.5, 0.0) == [one.box for one in found or ()]
+        assert right >= 7
+        assert np.mean(boxes) > 0.3
+
+
+def test_boxes_go_around_connected_patches() -> None:
+    from halu.grounding.patches import sightings
+
+    p = np.zeros((4, 4), np.float32)
+    p[0, 0], p[1, 0], p[1, 1], p[3, 3], p[2, 2] = 0.6, 0.9, 0.7, 0.8, 0.1
+    first, second = sightings(p, 0.5)
+    assert (first.box, second.box) == (Box(0, 0, 0.5, 0.5), Box(0.75, 0.75, 1, 1))
+    assert (first.score, second.score) == (pytest.approx(0.9), pytest.approx(0.8))
+
+
 def test_a_detector_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="IDEA-Research/grounding-dino-tiny"):
         open_finder()
     with pytest.raises(Unavailable, match="cannot be loaded"):
         open_finder(str(tmp_path))
+    with pytest.raises(Unavailable, match="google/owlv2"):
+        open_finder(None, "owlv2")
 
 
 # Boxes, nouns

@@ -1,17 +1,15 @@
-"""The application: routes, one error handler, the doorway in front, the page at `/`."""
+"""The application: routes, one error handler, the doorway in front."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
 from halu.errors import BadInput, Failed, HaluError
 from halu.service import chat, detect, docs_page, listing, refusals
@@ -20,11 +18,8 @@ from halu.service.doorway import Doorway, too_large
 from halu.service.keys import read_keys
 from halu.service.limits import Rates
 from halu.service.logs import log
+from halu.service.page import add_page
 from halu.service.settings import LOOPBACK, Settings
-
-STATIC = Path(__file__).parent / "static"
-PLAIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>halu</title>
-<p>halu is running. The routes are described at <a href="/docs">/docs</a>.</p></html>"""
 
 
 def make_app(site: Deployment) -> FastAPI:
@@ -51,7 +46,7 @@ def make_app(site: Deployment) -> FastAPI:
     app.state.deployment = site
     for part in (chat, detect, listing, docs_page):
         app.include_router(part.router)
-    _add_page(app)
+    add_page(app)
     _add_handlers(app, settings.max_body)
     app.add_middleware(
         Doorway,
@@ -76,16 +71,6 @@ def _hosts(settings: Settings) -> tuple[str, ...]:
     if settings.allowed_hosts:
         return tuple(name.lower() for name in settings.allowed_hosts)
     return LOOPBACK if settings.api_key_file is None else ()
-
-
-def _add_page(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        index = STATIC / "index.html"
-        return FileResponse(index) if index.is_file() else HTMLResponse(PLAIN_PAGE)
-
-    if STATIC.is_dir():
-        app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
 def _add_handlers(app: FastAPI, max_body: int) -> None:

@@ -1,0 +1,142 @@
+// The page of the service: a picture, a question, strategies; their answers side by side.
+
+import {AnswerPanel} from "./answer.js";
+import {byId, make} from "./dom.js";
+import {Lens} from "./lens.js";
+import {PictureInput} from "./picture.js";
+import {MEASURES} from "./risk.js";
+import {address, list, useKey} from "./server.js";
+import {Arms} from "./strategies.js";
+
+const DESCRIBE = "Please describe this image in detail.";
+const FIRST = ["greedy", "vcd"];
+const ALTERNATIVES = 5;
+
+const lens = new Lens();
+const arms = new Arms(byId("arms"));
+const picture = new PictureInput(suggest, complain);
+let panels = [];
+let running = null;
+
+function complain(text) {
+  byId("trouble").textContent = text;
+}
+
+const measure = () => MEASURES[byId("measure").value];
+
+// A new picture: other questions, and no answers about the one before.
+function suggest({example}) {
+  complain("");
+  running?.abort();
+  panels = [];
+  byId("answers").replaceChildren();
+  lens.clear();
+  const questions = [DESCRIBE, ...(example?.questions ?? [])];
+  byId("suggestions").replaceChildren(...questions.map((text) =>
+    make("button", {type: "button", onclick: () => { byId("question").value = text; byId("question").focus(); }}, text)));
+  byId("question").value ||= DESCRIBE;
+}
+
+function request({strategy, params}) {
+  const detectors = [...byId("detectors").querySelectorAll("input:checked")].map((box) => box.value);
+  const body = {
+    model: byId("model").value,
+    messages: [{role: "user", content: [
+      {type: "image_url", image_url: {url: picture.current.uri}},
+      {type: "text", text: byId("question").value.trim()},
+    ]}],
+    max_tokens: byId("max-tokens").valueAsNumber,
+    temperature: byId("temperature").valueAsNumber,
+    seed: byId("seed").valueAsNumber,
+    stream: true,
+    logprobs: true,
+    top_logprobs: ALTERNATIVES,
+    halu: {strategy, params, detectors, evidence: "map"},
+  };
+  return {body, picture: picture.current};
+}
+
+async function ask() {
+  if (!picture.current) return complain("Choose a picture first.");
+  complain("");
+  lens.clear();
+  running?.abort();
+  const mine = (running = new AbortController());
+  byId("stop").disabled = false;
+  panels = arms.chosen().map((arm) => new AnswerPanel(request(arm), measure(), (...pointed) => lens.show(...pointed), copy));
+  byId("answers").replaceChildren(...panels.map((panel) => panel.element));
+  tell(`${panels.length} ${panels.length === 1 ? "answer is" : "answers are"} on the way.`);
+  if (byId("answers").getBoundingClientRect().top > innerHeight - 100) byId("results").scrollIntoView();
+  const ends = await Promise.all(panels.map((panel) => panel.follow(mine.signal)));
+  if (running !== mine) return;
+  running = null;
+  byId("stop").disabled = true;
+  tell(ends.join(" "));
+}
+
+function tell(text) {
+  byId("status").textContent = text;
+}
+
+async function copy(text, label) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // only pages on https or loopback may use the clipboard itself
+    const area = make("textarea", {class: "unseen"}, text);
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  tell(`Copied as ${label}.`);
+}
+
+async function fill() {
+  const [models, strategies, detectors] = await Promise.all(["models", "strategies", "detectors"].map(list));
+  byId("model").replaceChildren(...models.map(({id}) => make("option", {value: id}, id)));
+  arms.offer(strategies, FIRST.filter((name) => strategies.some((one) => one.name === name)));
+  byId("detectors").append(...detectors.map(({name, summary}) =>
+    make("label", {class: "check"}, make("input", {type: "checkbox", value: name}), make("span", {}, make("b", {}, name), ` ${summary}`))));
+  byId("send").disabled = false;
+}
+
+// Fills the page; where the server wants a key first, asks for it.
+async function enter() {
+  complain("");
+  byId("send").disabled = true;
+  try {
+    await fill();
+    byId("login").hidden = true;
+  } catch (error) {
+    const wanted = error.status === 401;
+    const first = wanted && byId("login").hidden;
+    if (wanted) byId("login").hidden = false;
+    complain(first ? "" : wanted ? "The server does not know this key." : error.message);
+    if (wanted) byId("key").focus();
+  }
+}
+
+async function start() {
+  for (const [key, {label}] of Object.entries(MEASURES)) byId("measure").append(make("option", {value: key}, label));
+  byId("about").textContent = measure().about;
+  byId("measure").addEventListener("change", () => {
+    byId("about").textContent = measure().about;
+    for (const panel of panels) panel.colour(measure());
+  });
+  byId("use-key").addEventListener("click", () => { useKey(byId("key").value); enter(); });
+  byId("key").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); byId("use-key").click(); } });
+  byId("add-arm").addEventListener("click", () => arms.add().focus());
+  byId("stop").addEventListener("click", () => running?.abort());
+  byId("question").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); byId("ask").requestSubmit(); }
+  });
+  byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") lens.clear(); });
+  const entered = enter();
+  const examples = await (await fetch(address("static/examples/examples.json"))).json();
+  picture.offer(examples);
+  await picture.example(examples[0]);
+  await entered;
+}
+
+start().catch((error) => { console.error(error); complain("This page could not start; its console says why."); });

@@ -11,13 +11,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from halu.errors import BadInput, Failed, HaluError
+from halu.errors import BadInput, HaluError
 from halu.service import chat, detect, docs_page, listing, refusals
 from halu.service.deployment import Deployment
 from halu.service.doorway import Doorway, too_large
 from halu.service.keys import read_keys
 from halu.service.limits import Rates
-from halu.service.logs import log
 from halu.service.page import add_page
 from halu.service.settings import LOOPBACK, Settings
 
@@ -88,11 +87,6 @@ def _add_handlers(app: FastAPI, max_body: int) -> None:
     async def routing(http: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return _answer(_routing(error, max_body), http, error.headers)
-
-    @app.exception_handler(Exception)
-    async def unforeseen(http: Request, error: Exception) -> Response:
-        log.error("failed", exc_info=error)
-        return _answer(Failed(""), http)
 
 
 def _answer(error: HaluError, http: Request, more: Any = None) -> JSONResponse:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from halu.errors import HaluError
+from halu.errors import Failed, HaluError
 from halu.service import refusals
 from halu.service.keys import Keys
 from halu.service.limits import House, Rates
@@ -94,6 +94,11 @@ class Doorway:
         except HaluError as error:
             self.metrics.refused(error.status)
             await refuse(error, scope, receive, send)
+        except Exception as error:
+            log.error("failed", exc_info=error)
+            self.metrics.refused(Failed.status)
+            if not visit.status:  # else the answer has begun, and breaks off
+                await refuse(Failed(""), scope, receive, send)
 
     def _tenant(self, headers: Headers, path: str) -> str:
         """Who calls.

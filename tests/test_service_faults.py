@@ -196,3 +196,20 @@ def test_odd_texts(served: Any, text: str) -> None:
         trust_env=False,
     )
     assert reply.status_code in (200, 400)
+
+
+def test_what_nobody_foresaw_is_a_500_in_the_same_form(
+    served: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    from halu.service import listing
+
+    def broken(kind: str) -> None:
+        raise RuntimeError("/secret/path at 0x7f3a2c")
+
+    monkeypatch.setattr(listing, "_listed", broken)
+    reply = served.get("/v1/strategies")
+    assert reply.status_code == 500
+    assert reply.json()["error"]["type"] == "server_error"
+    assert reply.headers["x-request-id"].startswith("req-")
+    assert "secret" not in reply.text
+    assert any(record.exc_info for record in caplog.records)

@@ -1,6 +1,7 @@
 """The attention kernels against float64: on a GPU if there is one, else in Triton's interpreter."""
 
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,7 +41,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = (torch.float32, torch.float16, torch.bfloat16)
 SMALL = Config(rows=16, keys=16, warps=4, stages=2, chunk=32)
 """Tiles so small that few keys make several splits."""
-FEW = settings(max_examples=12)
+FEW = settings(max_examples=8)
 
 
 @dataclass(frozen=True)
@@ -181,15 +182,16 @@ def redistribution(inputs: Inputs, seed: int = 0) -> Redistribution:
 
 
 def assert_within_budget(
-    found: Tensor, wanted: Tensor, eager: Tensor, dtype: torch.dtype, score: float = 1.0
+    found: Tensor, wanted: Tensor, eager: Tensor, dtype: torch.dtype, score: float
 ) -> None:
-    """At most twice the error of eager code in the same type, and one step of it, or what one step
-    of the largest score makes of a probability.
+    """At most twice the error of eager code in the same type, and what is lost without any error:
+    one step of that type, and what one step of the largest score in float32 makes of a probability.
     """
     assert not found.isnan().any()
-    one_step = torch.finfo(dtype).eps * wanted.abs().max().clamp(min=score)
-    budget = 2 * (eager.double() - wanted).abs().max() + one_step
-    assert (found.double() - wanted).abs().max() <= budget
+    steps = torch.finfo(dtype).eps + score * torch.finfo(torch.float32).eps
+    budget = 2 * (eager.double() - wanted).abs().max() + steps * wanted.abs().max().clamp(min=1)
+    gap = float((found.double() - wanted).abs().max())
+    assert gap <= float(budget)
 
 
 def assert_right(inputs: Inputs, config: Config | None = SMALL, seed: int = 0) -> None:
@@ -197,13 +199,14 @@ def assert_right(inputs: Inputs, config: Config | None = SMALL, seed: int = 0) -
     dtype = inputs.q.dtype
     wanted, eager = exact(inputs), exact(inputs, dtype)
     mass, pieces, lse = launch.grouped(inputs, config)
-    assert {t.dtype for t in (mass, pieces, lse)} == {torch.float32}
-    assert_within_budget(mass, wanted.mass, eager.mass, dtype)
-    assert_within_budget(pieces, wanted.out, eager.out, dtype)
-    assert torch.equal(torch.isneginf(lse), torch.isneginf(wanted.lse))
     some = wanted.lse.isfinite()
+    score = float(wanted.lse[some].abs().max()) if some.any() else 0.0
+    assert {t.dtype for t in (mass, pieces, lse)} == {torch.float32}
+    assert_within_budget(mass, wanted.mass, eager.mass, dtype, score)
+    assert_within_budget(pieces, wanted.out, eager.out, dtype, score)
+    assert torch.equal(torch.isneginf(lse), torch.isneginf(wanted.lse))
     if some.any():
-        assert_within_budget(lse[some], wanted.lse[some], eager.lse[some], dtype)
+        assert_within_budget(lse[some], wanted.lse[some], eager.lse[some], dtype, score)
     closed = redistribution(inputs, seed)
     weights = closed(wanted.mass)
     # A condition may fall the other way if rounding moves a mass: leave those rows out.
@@ -219,9 +222,10 @@ def assert_right(inputs: Inputs, config: Config | None = SMALL, seed: int = 0) -
         sums = [(one * own.unsqueeze(-1)).sum(-2) for one in (wanted.out, eager.out.double())]
         keep = torch.ones_like(clear) if epilogue is None else clear
         if keep.any():
-            assert_within_budget(found[keep], sums[0][keep], sums[1][keep].to(dtype), dtype)
+            assert_within_budget(found[keep], sums[0][keep], sums[1][keep].to(dtype), dtype, score)
 
 
+@pytest.mark.slow
 @FEW
 @given(
     lanes=st.integers(1, 3),
@@ -242,12 +246,13 @@ def test_one_query_a_lane(seed: int, **own: Any) -> None:
     assert_right(made(seed=seed, **own), seed=seed)
 
 
+@pytest.mark.slow
 @FEW
 @given(
     lanes=st.integers(1, 2),
-    share=st.sampled_from([1, 2, 7]),
-    queries=st.integers(2, 37),
-    keys=st.sampled_from([2, 17, 40, 63]),
+    share=st.sampled_from([1, 2]),
+    queries=st.integers(2, 20),
+    keys=st.sampled_from([2, 17, 40]),
     width=st.sampled_from([8, 32, 80]),
     groups=st.integers(1, 4),
     dtype=st.sampled_from(TYPES),
@@ -580,10 +585,27 @@ def test_long_contexts(keys: int, dtype: torch.dtype) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 def test_the_kernels_compile_for_gpus(capability: int) -> None:
-    """Without a GPU: machine code comes out, and the stored tile sizes spill few registers."""
+    """Without a GPU: machine code comes out, and with the stored tile sizes no register spills."""
     script = Path(__file__).with_name("compile_kernels.py")
+    plain = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, str(script), str(capability)], capture_output=True, text=True
+        [sys.executable, "-W", "error", str(script), str(capability)],
+        env=plain,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) >= 5
+    told = done.stdout.splitlines()
+    names = {f"{name}_kernel" for name in ("split", "join", "mass", "output", "column")}
+    assert {line.partition(":")[0] for line in told} == names
+    assert [line for line in told if not line.endswith(" 0 bytes stack")] == []
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="they would run")
+@pytest.mark.parametrize("script", ["kernels.py", "tune_kernels.py"])
+def test_measuring_without_a_gpu_is_refused(script: str) -> None:
+    path = Path(__file__).parent.parent / "benchmarks" / script
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "CUDA device, and there is none here." in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ from torch import Tensor
 from halu.attention.inputs import Inputs
 from halu.attention.redistribution import Epilogue, Redistribution
 from halu.attention.triton.arguments import check, close, constants, rows_of, source
-from halu.attention.triton.configs import Config, pick
+from halu.attention.triton.configs import FUSED, Config, pick
 from halu.attention.triton.decode import Found, Parts, join_kernel, split_kernel
 from halu.attention.triton.prompt import mass_kernel, output_kernel
 from halu.attention.triton.tile import Rows, Source
@@ -127,6 +127,7 @@ def _decode(
         GROUPS=triton.next_power_of_2(groups),
         S=triton.next_power_of_2(splits),
         **shared,
+        **FUSED,
     )
 
 

@@ -175,6 +175,7 @@ class Job:
                 f"The search of {self.chosen.resolved.name!r} may take tokens back, so that it has"
                 " no evidence or logprobs for each.",
                 param="strategy",
+                code="no_evidence",
             )
         ends, ids = self.adapter.ends, self.plan.main.prompt.ids
         self.search = self.plan.search.start(request.sampling, ends, ids)

@@ -211,6 +211,36 @@ def test_colours_follow_the_chosen_measure(visit: Visit) -> None:
     assert (seen["found"] == 0).all()
 
 
+def test_a_strategy_without_evidence_answers_all_the_same(visit: Visit, served: Any) -> None:
+    page = visit.page
+    page.locator(".arm").nth(0).get_by_role("button", name="Remove").click()
+    page.select_option(".arm select >> nth=0", "beam")
+    (said,) = visit.ask()
+    assert said == alone(served, example()[1], DESCRIBE, strategy="beam")
+    assert "may take words back" in page.inner_text(".reply")
+    word = page.locator(".words button").nth(2)
+    word.hover()
+    assert visit.said() == f"{word.inner_text()} (beam): nothing is known of how it was said."
+    assert page.locator("canvas.heat:visible").count() == 0
+    assert all("status of 400" in line for line in visit.wrong)
+    visit.wrong.clear()
+
+
+def test_what_detectors_find_is_marked(visit: Visit) -> None:
+    page = visit.page
+    page.click("summary:has-text('Detectors')")
+    page.get_by_role("checkbox", name="clip").check()
+    visit.ask()
+    marked = page.locator(".words button.doubted")
+    assert marked.count() > 0
+    marked.first.hover()
+    assert "clip, " in page.inner_text("#details .finding >> nth=0")
+    page.select_option("#measure", "found")
+    levels = "all => all.map((word) => Number(word.style.getPropertyValue('--level')))"
+    assert min(marked.evaluate_all(levels)) >= 0.5
+    assert max(page.locator(".words button:not(.doubted)").evaluate_all(levels)) == 0
+
+
 def test_a_finding_marks_its_word(visit: Visit) -> None:
     """Offsets count code points: an emoji is one. Punctuation stands apart; line ends are kept."""
     texts = ["Two", " 🐕🐕", ",", "\n", "a", " mot", "or", "cycle", ".", " "]
@@ -334,6 +364,7 @@ def _run(command: list[str], folder: Path) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_copied_python_gives_the_same_answer(visit: Visit, tmp_path: Path) -> None:
     pytest.importorskip("openai")
     said = visit.ask()[1]

@@ -5,6 +5,9 @@ import {Refused, chat} from "./server.js";
 import {curl, python} from "./snippets.js";
 import {Transcript} from "./transcript.js";
 
+const NO_EVIDENCE = "no_evidence";
+const UNSEEN = "This strategy may take words back, so nothing is known of how each was said.";
+
 export class AnswerPanel {
   #transcript = new Transcript();
   #words = [];
@@ -12,6 +15,7 @@ export class AnswerPanel {
   #pointed;
   #request;
   #began = performance.now();
+  #seconds = null; // until the last word, without the detectors
 
   // `request` is {body, picture}; `pointed(word, strategy, button)` hears which word is looked at.
   constructor(request, measure, pointed, copied) {
@@ -29,14 +33,27 @@ export class AnswerPanel {
   // Asks, and shows the answer as it comes; what it came to, as a sentence. Never throws.
   async follow(signal) {
     try {
-      for await (const event of chat(this.#request.body, signal)) {
+      for await (const event of this.#events(signal)) {
         this.#transcript.hear(event);
         this.#render();
+        this.#progress();
       }
       this.#end();
       return `${this.strategy} answers: ${this.text}`;
     } catch (error) {
       return this.#fail(error);
+    }
+  }
+
+  // Asks again without evidence where the strategy has none, and says so.
+  async *#events(signal) {
+    const {logprobs, top_logprobs, ...bare} = this.#request.body;
+    try {
+      yield* chat(this.#request.body, signal);
+    } catch (error) {
+      if (error.code !== NO_EVIDENCE) throw error;
+      this.unseen.hidden = false;
+      yield* chat({...bare, halu: {...bare.halu, evidence: "none"}}, signal);
     }
   }
 
@@ -46,16 +63,23 @@ export class AnswerPanel {
   }
 
   #build(copied) {
-    const params = Object.entries(this.#request.body.halu.params).map(([key, value]) => `${key} ${JSON.stringify(value)}`);
-    this.said = make("p", {class: "words", role: "group", "aria-label": `Answer of ${this.strategy}; arrow keys go from word to word`});
+    const params = Object.entries(this.#request.body.halu.params)
+      .map(([key, value]) => `${key} ${JSON.stringify(value)}`);
+    const label = `Answer of ${this.strategy}; arrow keys go from word to word`;
+    this.said = make("p", {class: "words", role: "group", "aria-label": label});
     this.state = make("p", {class: "state"}, "waiting…");
     this.notes = make("div", {});
-    const copy = (label, text) => make("button", {type: "button", class: "quiet", onclick: () => copied(text(this.#request), label)}, `Copy as ${label}`);
+    this.unseen = make("p", {class: "hint", hidden: true}, UNSEEN);
+    const copy = (language, text) => {
+      const onclick = () => copied(text(this.#request), language);
+      return make("button", {type: "button", class: "quiet", onclick}, `Copy as ${language}`);
+    };
     this.take = make("div", {class: "row"}, copy("curl", curl), copy("Python", python));
     this.element = make("article", {class: "reply", "aria-label": this.strategy, "aria-busy": "true"},
       make("h2", {}, this.strategy, ...(params.length ? [make("small", {}, params.join(", "))] : [])),
-      this.said, this.notes, this.state, this.take);
-    for (const kind of ["pointerover", "focusin", "click"]) this.said.addEventListener(kind, ({target}) => this.#point(target));
+      this.said, this.notes, this.unseen, this.state, this.take);
+    for (const kind of ["pointerover", "focusin", "click"])
+      this.said.addEventListener(kind, ({target}) => this.#point(target));
     this.said.addEventListener("keydown", (event) => this.#walk(event));
   }
 
@@ -68,7 +92,12 @@ export class AnswerPanel {
       button.classList.toggle("doubted", word.findings.length > 0);
       button.style.setProperty("--level", word.seen ? this.#measure.value(word).toFixed(3) : 0);
     });
-    this.state.textContent = "answering…";
+  }
+
+  #progress() {
+    if (this.#transcript.reason) this.#seconds ??= (performance.now() - this.#began) / 1000;
+    const checks = this.#seconds !== null && this.#request.body.halu.detectors.length;
+    this.state.textContent = checks ? "the detectors are looking…" : "answering…";
   }
 
   #another(lead, place) {
@@ -86,7 +115,10 @@ export class AnswerPanel {
 
   #walk(event) {
     const buttons = [...this.said.children], here = buttons.indexOf(event.target);
-    const there = {ArrowRight: here + 1, ArrowDown: here + 1, ArrowLeft: here - 1, ArrowUp: here - 1, Home: 0, End: buttons.length - 1}[event.key];
+    const there = {
+      ArrowRight: here + 1, ArrowDown: here + 1, ArrowLeft: here - 1, ArrowUp: here - 1,
+      Home: 0, End: buttons.length - 1,
+    }[event.key];
     if (here < 0 || there === undefined) return;
     event.preventDefault();
     buttons[Math.max(0, Math.min(there, buttons.length - 1))].focus();
@@ -98,17 +130,20 @@ export class AnswerPanel {
     this.#finish([
       `${tokens.length} tokens`,
       report && `${report.forwards} rows through the model`,
-      `${((performance.now() - this.#began) / 1000).toFixed(1)} s`,
+      this.#seconds !== null && `${this.#seconds.toFixed(1)} s`,
       reason === "length" && "cut off: the longest answer was reached",
     ].filter(Boolean).join(" · "));
     if (findings) this.notes.replaceChildren(...this.#found(findings));
   }
 
+  // A line for each place in the text; the detectors' reasons are under the lens.
   #found(findings) {
     if (!findings.length) return [make("p", {class: "hint"}, "The detectors found nothing to doubt.")];
     const characters = Array.from(this.text);
-    return findings.map((one) => make("p", {class: "finding"},
-      make("b", {}, `“${characters.slice(one.start, one.stop).join("")}” ${percent(one.score)} `), `${one.detector}: ${one.reason}`));
+    const places = Map.groupBy(findings, ({start, stop}) => `${start} ${stop}`);
+    return [...places.values()].map((own) => make("p", {class: "finding"},
+      make("b", {}, characters.slice(own[0].start, own[0].stop).join("")), ": ",
+      own.map(({detector, score}) => `${detector} ${percent(score)}`).join(", ")));
   }
 
   #fail(error) {

@@ -14,8 +14,9 @@ export class Lens {
     this.#mark(button);
     byId("lens").classList.toggle("open", true);
     byId("sentence").replaceChildren(...sentence(word, strategy));
-    byId("details").replaceChildren(...[alternatives(word), shares(word), facts(word), ...word.findings.map(finding)].filter(Boolean));
-    for (const canvas of document.querySelectorAll("canvas.heat")) draw(canvas, word.heat);
+    const parts = [alternatives(word), shares(word), facts(word), ...word.findings.map(finding)];
+    byId("details").replaceChildren(...parts.filter(Boolean));
+    for (const canvas of document.querySelectorAll("canvas.heat")) draw(canvas, word);
   }
 
   clear() {
@@ -33,8 +34,8 @@ export class Lens {
   }
 }
 
-// A dark veil, and heat from the word's least to its greatest value.
-function draw(canvas, heat) {
+// A dark veil, heat from the word's least to its greatest value, and the boxes that detectors name.
+function draw(canvas, {heat, findings}) {
   canvas.hidden = !heat;
   if (!heat) return;
   const picture = canvas.previousElementSibling;
@@ -51,25 +52,36 @@ function draw(canvas, heat) {
   pen.fillStyle = "rgba(20, 24, 32, 0.38)";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(small, 0, 0, canvas.width, canvas.height);
+  pen.strokeStyle = "#ffffff";
+  pen.lineWidth = Math.max(1, canvas.width / 160);
+  for (const {evidence: {box}} of findings) {
+    if (!box) continue;
+    const [left, top, right, bottom] = box;
+    pen.strokeRect(left * canvas.width, top * canvas.height,
+      (right - left) * canvas.width, (bottom - top) * canvas.height);
+  }
 }
 
 function sentence(word, strategy) {
   const said = make("strong", {}, word.text);
   if (!word.seen) return [said, ` (${strategy}): nothing is known of how it was said.`];
-  const told = word.mass ? `: ${percent(word.mass.image)} of the attention lay on the picture${word.heat ? `, most at the ${place(word.heat)}` : ""}.` : ".";
-  return [said, ` (${strategy})${told}`];
+  if (!word.mass) return [said, ` (${strategy}).`];
+  const where = word.heat ? `, most at the ${place(word.heat)}` : "";
+  return [said, ` (${strategy}): ${percent(word.mass.image)} of the attention lay on the picture${where}.`];
 }
 
 function place({rows, columns, values}) {
   const peak = values.indexOf(Math.max(...values));
-  const row = ROWS[Math.floor(3 * Math.floor(peak / columns) / rows)], column = COLUMNS[Math.floor(3 * (peak % columns) / columns)];
+  const row = ROWS[Math.floor(3 * Math.floor(peak / columns) / rows)];
+  const column = COLUMNS[Math.floor(3 * (peak % columns) / columns)];
   return row === column ? "centre" : `${row} ${column}`;
 }
 
 function shares({mass}) {
   if (!mass) return null;
   const groups = Object.keys(GROUPS).filter((group) => mass[group] > 0);
-  const bar = make("div", {class: "shares", "aria-hidden": "true"}, ...groups.map((group) => make("i", {class: group})));
+  const bar = make("div", {class: "shares", "aria-hidden": "true"},
+    ...groups.map((group) => make("i", {class: group})));
   groups.forEach((group, i) => bar.children[i].style.setProperty("--share", mass[group]));
   const legend = groups.map((group) => make("span", {class: group}, `${GROUPS[group]} ${percent(mass[group])}`));
   return make("div", {}, make("h3", {}, "Attention"), bar, make("p", {class: "legend"}, ...legend));
@@ -77,12 +89,16 @@ function shares({mass}) {
 
 // Of the token that was least sure: the word was decided there.
 function alternatives({tokens}) {
-  const [token] = tokens.filter((one) => one.top.length).sort((a, b) => (b.evidence?.entropy ?? 0) - (a.evidence?.entropy ?? 0));
+  const entropy = (token) => token.evidence?.entropy ?? 0;
+  const [token] = tokens.filter((one) => one.top.length).sort((a, b) => entropy(b) - entropy(a));
   if (!token) return null;
   const rows = token.top.map((one) => {
-    const row = make("li", {class: one.token === token.text ? "said" : null},
-      make("span", {}, one.token.trim() || JSON.stringify(one.token)), make("i", {"aria-hidden": "true"}), make("b", {}, percent(Math.exp(one.logprob))));
-    row.style.setProperty("--share", Math.exp(one.logprob));
+    const chance = Math.exp(one.logprob);
+    const row = make("li", {class: one.token.trim() === token.text.trim() ? "said" : null},
+      make("span", {}, one.token.trim() || JSON.stringify(one.token)),
+      make("i", {"aria-hidden": "true"}),
+      make("b", {}, percent(chance)));
+    row.style.setProperty("--share", chance);
     return row;
   });
   return make("div", {}, make("h3", {}, "Considered"), make("ol", {class: "considered"}, ...rows));
@@ -90,8 +106,12 @@ function alternatives({tokens}) {
 
 function facts(word) {
   if (!word.seen) return null;
-  const moved = word.shift < 5e-4 ? "the strategy left the scores as they were" : `the strategy moved the scores by ${word.shift.toFixed(3)} nats`;
-  const rank = word.rank === 0 ? "the model's own favourite" : `number ${word.rank + 1} by the model's own scores`;
+  const moved = word.shift < 5e-4
+    ? "the strategy's rule left the scores as they were"
+    : `the strategy's rule moved the scores by ${word.shift.toFixed(3)} nats`;
+  const rank = word.rank === 0
+    ? "the model's own favourite"
+    : `number ${word.rank + 1} by the model's own scores`;
   return make("p", {class: "legend"}, `Entropy ${word.entropy.toFixed(2)} nats; ${moved}; ${rank}.`);
 }
 

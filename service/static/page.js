@@ -32,8 +32,13 @@ function suggest({example}) {
   byId("answers").replaceChildren();
   lens.clear();
   const questions = [DESCRIBE, ...(example?.questions ?? [])];
-  byId("suggestions").replaceChildren(...questions.map((text) =>
-    make("button", {type: "button", onclick: () => { byId("question").value = text; byId("question").focus(); }}, text)));
+  byId("suggestions").replaceChildren(...questions.map((text) => {
+    const onclick = () => {
+      byId("question").value = text;
+      byId("question").focus();
+    };
+    return make("button", {type: "button", onclick}, text);
+  }));
   byId("question").value ||= DESCRIBE;
 }
 
@@ -63,10 +68,12 @@ async function ask() {
   running?.abort();
   const mine = (running = new AbortController());
   byId("stop").disabled = false;
-  panels = arms.chosen().map((arm) => new AnswerPanel(request(arm), measure(), (...pointed) => lens.show(...pointed), copy));
+  const show = (...pointed) => lens.show(...pointed);
+  panels = arms.chosen().map((arm) => new AnswerPanel(request(arm), measure(), show, copy));
   byId("answers").replaceChildren(...panels.map((panel) => panel.element));
   tell(`${panels.length} ${panels.length === 1 ? "answer is" : "answers are"} on the way.`);
-  if (byId("answers").getBoundingClientRect().top > innerHeight - 100) byId("results").scrollIntoView();
+  const hidden = byId("answers").getBoundingClientRect().top > innerHeight - 100;
+  if (hidden) byId("results").scrollIntoView(); // on a phone they are below the form
   const ends = await Promise.all(panels.map((panel) => panel.follow(mine.signal)));
   if (running !== mine) return;
   running = null;
@@ -95,8 +102,9 @@ async function fill() {
   const [models, strategies, detectors] = await Promise.all(["models", "strategies", "detectors"].map(list));
   byId("model").replaceChildren(...models.map(({id}) => make("option", {value: id}, id)));
   arms.offer(strategies, FIRST.filter((name) => strategies.some((one) => one.name === name)));
-  byId("detectors").append(...detectors.map(({name, summary}) =>
-    make("label", {class: "check"}, make("input", {type: "checkbox", value: name}), make("span", {}, make("b", {}, name), ` ${summary}`))));
+  byId("detectors").append(...detectors.map(({name, summary}) => make("label", {class: "check"},
+    make("input", {type: "checkbox", value: name}),
+    make("span", {}, make("b", {}, name), ` ${summary}`))));
   byId("send").disabled = false;
 }
 
@@ -117,21 +125,7 @@ async function enter() {
 }
 
 async function start() {
-  for (const [key, {label}] of Object.entries(MEASURES)) byId("measure").append(make("option", {value: key}, label));
-  byId("about").textContent = measure().about;
-  byId("measure").addEventListener("change", () => {
-    byId("about").textContent = measure().about;
-    for (const panel of panels) panel.colour(measure());
-  });
-  byId("use-key").addEventListener("click", () => { useKey(byId("key").value); enter(); });
-  byId("key").addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); byId("use-key").click(); } });
-  byId("add-arm").addEventListener("click", () => arms.add().focus());
-  byId("stop").addEventListener("click", () => running?.abort());
-  byId("question").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); byId("ask").requestSubmit(); }
-  });
-  byId("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") lens.clear(); });
+  listen();
   const entered = enter();
   const examples = await (await fetch(address("static/examples/examples.json"))).json();
   picture.offer(examples);
@@ -139,4 +133,41 @@ async function start() {
   await entered;
 }
 
-start().catch((error) => { console.error(error); complain("This page could not start; its console says why."); });
+function listen() {
+  const on = (id, kind, act) => byId(id).addEventListener(kind, act);
+  const instead = (event, act) => {
+    event.preventDefault();
+    act();
+  };
+  for (const [key, {label}] of Object.entries(MEASURES))
+    byId("measure").append(make("option", {value: key}, label));
+  on("measure", "change", recolour);
+  recolour();
+  on("use-key", "click", () => {
+    useKey(byId("key").value);
+    enter();
+  });
+  on("key", "keydown", (event) => {
+    if (event.key === "Enter") instead(event, () => byId("use-key").click());
+  });
+  on("question", "keydown", (event) => {
+    const sends = event.key === "Enter" && !event.shiftKey && !event.isComposing;
+    if (sends) instead(event, () => byId("ask").requestSubmit(byId("send")));
+  });
+  on("ask", "submit", (event) => instead(event, ask));
+  on("add-arm", "click", () => arms.add().focus());
+  on("stop", "click", () => running?.abort());
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") lens.clear();
+  });
+}
+
+function recolour() {
+  byId("about").textContent = measure().about;
+  for (const panel of panels) panel.colour(measure());
+}
+
+start().catch((error) => {
+  console.error(error);
+  complain("This page could not start; its console says why.");
+});

@@ -12,7 +12,10 @@ export function parameterForm(schema) {
   return {
     element: make("div", {class: "parameters"}, ...inputs.map((one) => one.element)),
     size: inputs.length,
-    values: () => Object.fromEntries(inputs.map((one) => [one.name, one.value()]).filter(([, value]) => value !== undefined)),
+    values() {
+      const given = inputs.map((one) => [one.name, one.value()]);
+      return Object.fromEntries(given.filter(([, value]) => value !== undefined));
+    },
   };
 }
 
@@ -30,16 +33,22 @@ function field(name, property) {
 }
 
 function control(kinds, standard, attributes) {
-  const shown = standard === undefined || standard === null ? "none" : JSON.stringify(standard).replace(/^"|"$/g, "");
+  const shown = typeof standard === "string" ? standard : JSON.stringify(standard ?? null).replace("null", "none");
   const choices = kinds.flatMap((kind) => kind.enum ?? (kind.type === "boolean" ? [true, false] : []));
-  if (choices.length && kinds.every((kind) => kind.enum || kind.type === "boolean" || kind.type === "null"))
-    return make("select", attributes,
-      make("option", {value: ""}, `${shown} (default)`),
-      ...choices.filter((choice) => choice !== standard).map((choice) => make("option", {value: String(choice)}, String(choice))));
+  const closed = kinds.every((kind) => kind.enum || kind.type === "boolean" || kind.type === "null");
+  if (closed) {
+    const others = choices.filter((choice) => choice !== standard).map(String);
+    return make("select", attributes, make("option", {value: ""}, `${shown} (default)`),
+      ...others.map((choice) => make("option", {value: choice}, choice)));
+  }
+  return make("input", {...attributes, placeholder: shown, autocomplete: "off", ...bounds(kinds)});
+}
+
+function bounds(kinds) {
   const [kind] = kinds;
-  const numeric = kinds.every((one) => ["number", "integer", "null"].includes(one.type));
-  return make("input", {...attributes, placeholder: shown, autocomplete: "off",
-    ...(numeric ? {type: "number", step: kind.type === "integer" ? 1 : "any", min: kind.minimum ?? null, max: kind.maximum ?? null} : {type: "text"})});
+  if (!kinds.every((one) => ["number", "integer", "null"].includes(one.type))) return {type: "text"};
+  const step = kind.type === "integer" ? 1 : "any";
+  return {type: "number", step, min: kind.minimum ?? null, max: kind.maximum ?? null};
 }
 
 // Text stays text where the schema takes nothing else; otherwise numbers, lists and truth are read as JSON.

@@ -14,7 +14,7 @@ export class PictureInput {
   constructor(changed, refused) {
     this.#changed = changed;
     this.#refused = refused;
-    byId("file").addEventListener("change", ({target}) => target.files[0] && this.take(target.files[0]));
+    byId("file").addEventListener("change", ({target: {files}}) => files[0] && this.take(files[0]));
     document.addEventListener("paste", (event) => this.#dropped(event, event.clipboardData));
     document.addEventListener("dragover", (event) => event.preventDefault());
     document.addEventListener("drop", (event) => this.#dropped(event, event.dataTransfer));
@@ -22,15 +22,19 @@ export class PictureInput {
 
   // Shows the shipped examples as buttons.
   offer(examples) {
-    byId("examples").replaceChildren(...examples.map((example) =>
-      make("button", {type: "button", "aria-pressed": "false", "data-name": example.file, title: example.theme, onclick: () => this.example(example)},
-        make("img", {src: address(`static/examples/${example.file}`), alt: `Example: ${example.theme}`, width: 64, height: 64}))));
+    byId("examples").replaceChildren(...examples.map((example) => {
+      const src = address(`static/examples/${example.file}`);
+      const onclick = () => this.example(example);
+      return make("button", {type: "button", "aria-pressed": "false", "data-name": example.file, onclick},
+        make("img", {src, alt: `Example: ${example.theme}`, width: 64, height: 64}));
+    }));
   }
 
   async example(example) {
     const url = address(`static/examples/${example.file}`);
     const blob = await (await fetch(url)).blob();
-    await this.#show({name: example.file, blob, url, caption: `What the built-in models could name: ${example.things.join(", ")}.`, example});
+    const caption = `What the built-in models could name: ${example.things.join(", ")}.`;
+    await this.#show({name: example.file, blob, url, caption, example});
   }
 
   async take(file) {
@@ -54,7 +58,8 @@ export class PictureInput {
     shown.alt = example ? `Example picture, ${example.theme}. ${caption}` : `Your picture ${name}`;
     shown.hidden = false;
     byId("caption").textContent = caption;
-    for (const button of byId("examples").children) button.setAttribute("aria-pressed", String(button.dataset.name === example?.file));
+    for (const button of byId("examples").children)
+      button.setAttribute("aria-pressed", String(button.dataset.name === example?.file));
     if (example) byId("file").value = "";
     await shown.decode();
     this.#changed({...this.current, example});

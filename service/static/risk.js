@@ -8,7 +8,8 @@ const found = (word) => Math.max(0, ...word.findings.map((one) => one.score));
 export const MEASURES = {
   risk: {
     label: "risk",
-    about: "Unsure and not looking: the chance that went to other words, times the share of attention that was not on the picture; or what a detector found, if that is more. A sign, not a probability.",
+    about: "Unsure and not looking: the chance that went to other words, times the share of attention that was " +
+      "not on the picture; or what a detector found, if that is more. A sign, not a probability.",
     value: (word) => Math.max((1 - chance(word)) * away(word), found(word)),
   },
   unsure: {
@@ -18,17 +19,20 @@ export const MEASURES = {
   },
   away: {
     label: "how little it looked",
-    about: "The share of attention that was not on the picture (mean of layers and heads, after the strategy). Attention says where the model read from; it does not prove why it said a word.",
+    about: "The share of attention that was not on the picture (mean of layers and heads, after the strategy). " +
+      "Attention says where the model read from; it does not prove why it said a word.",
     value: away,
   },
   moved: {
     label: "what the strategy changed",
-    about: "How far the strategy's rule moved the scores (Jensen-Shannon divergence, as a share of its greatest value).",
+    about: "How far the strategy's rule moved the scores: the Jensen-Shannon distance between the model's own " +
+      "and the rule's, as a share of the greatest. Strategies that act inside the model show 0.",
     value: (word) => Math.sqrt(word.shift / LN2),
   },
   found: {
     label: "what detectors found",
-    about: "The detectors' own probability that the picture does not support a word. Choose detectors under the question.",
+    about: "The detectors' own probability that the picture does not support a word. Choose them beside the " +
+      "sampling options.",
     value: found,
   },
 };

@@ -5,11 +5,13 @@ const UNREACHABLE = "The server does not answer. Is it still running?";
 const CUT = "The server stopped in the middle of the answer.";
 let key = "";
 
-// What the server, or the way to it, refused: `message` is for people, `status` 0 if nothing came.
+// What the server, or the way to it, refused: `message` is for people, `code` for programs; `status` is 0
+// if nothing came.
 export class Refused extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, code = null) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -49,13 +51,14 @@ async function call(path, options = {}) {
   const reply = await fetch(address(path), {...options, headers}).catch((error) => {
     throw error.name === "AbortError" ? error : new Refused(UNREACHABLE);
   });
-  if (!reply.ok) throw new Refused(await reason(reply), reply.status);
+  if (!reply.ok) throw await refusal(reply);
   return reply;
 }
 
-async function reason(reply) {
-  const told = await reply.json().catch(() => null);
-  return told?.error?.message ?? `The server refuses, without saying why (status ${reply.status}).`;
+async function refusal(reply) {
+  const told = (await reply.json().catch(() => null))?.error;
+  const unsaid = `The server refuses, without saying why (status ${reply.status}).`;
+  return new Refused(told?.message ?? unsaid, reply.status, told?.code);
 }
 
 // The data of server-sent events; comments, which keep the connection open, are passed over.

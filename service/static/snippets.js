@@ -24,7 +24,10 @@ export function curl({body, picture}) {
 export function python({body, picture}) {
   const {halu, ...rest} = withoutReporting(body, IMAGE);
   const fields = Object.entries(rest).map(([name, value]) => `    ${name}=${literal(value, 1)},`);
-  const read = picture.url ? `urllib.request.urlopen(${literal(picture.url)}).read()` : `Path(${literal(picture.name)}).read_bytes()`;
+  const read = picture.url
+    ? `urllib.request.urlopen(${literal(picture.url)}).read()`
+    : `Path(${literal(picture.name)}).read_bytes()`;
+  const key = hasKey() ? 'os.environ["HALU_API_KEY"]' : '"none"';
   return [
     "import base64",
     ...(hasKey() ? ["import os"] : []),
@@ -33,7 +36,7 @@ export function python({body, picture}) {
     "import openai",
     "",
     `image = base64.b64encode(${read}).decode()`,
-    `client = openai.OpenAI(base_url=${literal(address("v1"))}, api_key=${hasKey() ? 'os.environ["HALU_API_KEY"]' : '"none"'})`,
+    `client = openai.OpenAI(base_url=${literal(address("v1"))}, api_key=${key})`,
     "reply = client.chat.completions.create(",
     ...fields,
     `    extra_body={"halu": ${literal(halu, 1)}},`,
@@ -45,9 +48,8 @@ export function python({body, picture}) {
 
 function withoutReporting({stream, logprobs, top_logprobs, ...body}, uri) {
   const {evidence, ...halu} = body.halu;
-  const messages = body.messages.map(({role, content}) => ({
-    role, content: content.map((part) => (part.type === "image_url" ? {type: part.type, image_url: {url: uri}} : part)),
-  }));
+  const shown = (part) => (part.type === "image_url" ? {...part, image_url: {url: uri}} : part);
+  const messages = body.messages.map(({role, content}) => ({role, content: content.map(shown)}));
   return {...body, messages, halu};
 }
 

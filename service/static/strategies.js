@@ -30,8 +30,10 @@ export class Arms {
     arm.list = make("div", {});
     arm.legend = make("legend", {});
     arm.remove = make("button", {type: "button", class: "quiet", onclick: () => this.#remove(arm)}, "Remove");
-    const combine = make("button", {type: "button", class: "quiet", onclick: () => this.#part(arm, "vhr").focus()}, "Combine with another");
-    arm.element = make("fieldset", {class: "arm"}, arm.legend, arm.list, make("div", {class: "row"}, combine, arm.remove));
+    const combine = make("button", {type: "button", class: "quiet", onclick: () => this.#part(arm, "vhr").focus()},
+      "Combine with another");
+    const below = make("div", {class: "row"}, combine, arm.remove);
+    arm.element = make("fieldset", {class: "arm"}, arm.legend, arm.list, below);
     this.#arms.push(arm);
     this.#box.append(arm.element);
     this.#part(arm, name);
@@ -42,8 +44,10 @@ export class Arms {
   // What was chosen: [{strategy, params}]; of several parts the parameters are dotted.
   chosen() {
     return this.#arms.map(({parts}) => {
-      const dotted = (part) => Object.entries(part.form.values()).map(([key, value]) => [parts.length > 1 ? `${part.select.value}.${key}` : key, value]);
-      return {strategy: parts.map((part) => part.select.value).join("+"), params: Object.fromEntries(parts.flatMap(dotted))};
+      const names = parts.map((part) => part.select.value);
+      const values = parts.flatMap((part, i) => Object.entries(part.form.values())
+        .map(([key, value]) => [parts.length > 1 ? `${names[i]}.${key}` : key, value]));
+      return {strategy: names.join("+"), params: Object.fromEntries(values)};
     });
   }
 
@@ -63,30 +67,33 @@ export class Arms {
   }
 
   #part(arm, name) {
-    const part = {};
-    const about = make("p", {class: "hint"});
-    const details = make("details", {});
-    part.select = make("select", {"aria-label": arm.parts.length ? "Combined with" : "Strategy", onchange: show}, ...this.#groups());
-    const drop = make("button", {type: "button", class: "quiet", "aria-label": "Do not combine", hidden: arm.parts.length === 0, onclick: () => {
+    const first = arm.parts.length === 0;
+    const part = {about: make("p", {class: "hint"}), details: make("details", {})};
+    const onchange = () => this.#describe(part);
+    part.select = make("select", {"aria-label": first ? "Strategy" : "Combined with", onchange}, ...this.#groups());
+    if (this.#catalogue.some((one) => one.name === name)) part.select.value = name;
+    const drop = () => {
       arm.parts.splice(arm.parts.indexOf(part), 1);
       part.element.remove();
       arm.parts[0].select.focus();
-    }}, "×");
-    const catalogue = this.#catalogue;
-    function show() {
-      const strategy = catalogue.find((one) => one.name === part.select.value);
-      const {short, venue} = strategy.paper;
-      about.textContent = [strategy.summary.replace(/\.$/, ""), venue && `${short}, ${venue}`].filter(Boolean).join(" · ");
-      part.form = parameterForm(strategy.params);
-      details.hidden = part.form.size === 0;
-      details.replaceChildren(make("summary", {}, `Parameters (${part.form.size})`), part.form.element);
-    }
-    if (catalogue.some((one) => one.name === name)) part.select.value = name;
-    part.element = make("div", {class: "part"}, make("div", {class: "row"}, part.select, drop), about, details);
-    show();
+    };
+    const cross = {type: "button", class: "quiet", "aria-label": "Do not combine", hidden: first, onclick: drop};
+    const row = make("div", {class: "row"}, part.select, make("button", cross, "×"));
+    part.element = make("div", {class: "part"}, row, part.about, part.details);
+    this.#describe(part);
     arm.parts.push(part);
     arm.list.append(part.element);
     return part.select;
+  }
+
+  // What the chosen strategy is, and a form for its parameters.
+  #describe(part) {
+    const {summary, paper, params} = this.#catalogue.find((one) => one.name === part.select.value);
+    const source = paper.venue && `${paper.short}, ${paper.venue}`;
+    part.about.textContent = [summary.replace(/\.$/, ""), source].filter(Boolean).join(" · ");
+    part.form = parameterForm(params);
+    part.details.hidden = part.form.size === 0;
+    part.details.replaceChildren(make("summary", {}, `Parameters (${part.form.size})`), part.form.element);
   }
 
   #groups() {
@@ -94,6 +101,7 @@ export class Arms {
     return kinds
       .map((kind) => [kind, this.#catalogue.filter((one) => one.kind === kind)])
       .filter(([, members]) => members.length)
-      .map(([kind, members]) => make("optgroup", {label: KINDS[kind] ?? kind}, ...members.map(({name}) => make("option", {value: name}, name))));
+      .map(([kind, members]) => make("optgroup", {label: KINDS[kind] ?? kind},
+        ...members.map(({name}) => make("option", {value: name}, name))));
   }
 }

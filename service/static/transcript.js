@@ -22,23 +22,38 @@ export class Transcript {
     this.findings = event.halu?.findings ?? this.findings;
   }
 
-  // The words so far, punctuation apart. What no token covers (text without evidence) is the last word's.
+  // The words so far, punctuation apart. What no token covers yet is the last word's.
   words() {
     const characters = Array.from(this.text);
     const groups = [];
-    for (const token of this.tokens.filter((one) => one.stop > one.start)) {
+    const tokens = this.tokens.length ? this.tokens : pieces(this.text);
+    for (const token of tokens.filter((one) => one.stop > one.start)) {
       if (!groups.length || (!groups.at(-1).every(blank) && BEGINS.test(token.text))) groups.push([]);
       groups.at(-1).push(token);
     }
+    if (!groups.length) return [];
     const starts = [0, ...groups.slice(1).map((tokens) => tokens[0].start), characters.length];
-    if (!groups.length) groups.push([]);
+    const said = (i) => characters.slice(starts[i], starts[i + 1]).join("");
     return groups
-      .map((tokens, i) => word(tokens, characters.slice(starts[i], starts[i + 1]).join(""), starts[i], this.findings ?? []))
+      .map((tokens, i) => word(tokens, said(i), starts[i], this.findings ?? []))
       .filter((one) => one.text);
   }
 }
 
 const BEGINS = /^(\s|[.,;:!?]+$)/;
+const PIECES = /\s*([.,;:!?]+|[^\s.,;:!?]+)/g;
+
+// Text that came without tokens, cut as if it had some.
+function pieces(text) {
+  let start = 0;
+  return (text.match(PIECES) ?? []).map((piece) => {
+    const stop = start + Array.from(piece).length;
+    const token = {text: piece, start, stop, logprob: null, evidence: null, top: []};
+    start = stop;
+    return token;
+  });
+}
+
 const blank = (token) => !token.text.trim();
 
 function word(tokens, said, begin, findings) {
@@ -56,10 +71,19 @@ function word(tokens, said, begin, findings) {
     entropy: Math.max(0, ...seen.map((one) => one.entropy)),
     shift: Math.max(0, ...seen.map((one) => one.shift)),
     rank: Math.max(0, ...seen.map((one) => one.rank)),
-    mass: masses.length ? Object.fromEntries(Object.keys(masses[0]).map((group) => [group, mean(masses.map((mass) => mass[group]))])) : null,
-    heat: looks.length ? {...looks[0], values: looks[0].values.map((_, i) => mean(looks.map((look) => look.values[i])))} : null,
+    mass: masses.length ? meanMass(masses) : null,
+    heat: looks.length ? {...looks[0], values: meanValues(looks.map((look) => look.values))} : null,
     findings: findings.filter((one) => one.start < stop && start < one.stop),
   };
+}
+
+function meanMass(masses) {
+  const groups = Object.keys(masses[0]);
+  return Object.fromEntries(groups.map((group) => [group, mean(masses.map((mass) => mass[group]))]));
+}
+
+function meanValues(lists) {
+  return lists[0].map((_, i) => mean(lists.map((values) => values[i])));
 }
 
 function mean(values) {

@@ -1,19 +1,18 @@
 """One batch: samples become requests, answers become scored rows."""
 
 import hashlib
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
 
-from halu.errors import Failed
-from halu.eval.backends import Memory
+from halu.eval.backends import Timed
 from halu.eval.benchmark import Benchmark, Sample, Score
 from halu.eval.cache import Cache
 from halu.eval.judge import score_all
 from halu.eval.plan import Arm, Plan, Source, sampling
 from halu.eval.store import Row
-from halu.types import Answer, Generate, Request, question
+from halu.types import Answer, Request, question
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,10 @@ class _Asked:
 
 
 def answered(
-    batch: Batch, plan: Plan, generate: Generate, memory: Memory, cache: Cache | None = None
+    batch: Batch,
+    plan: Plan,
+    answer: Callable[[list[Request]], Timed],
+    cache: Cache | None = None,
 ) -> list[Row]:
     """Ask a batch and score its answers; its time is shared out equally."""
     pictures = _pictures(batch, plan)
@@ -57,29 +59,17 @@ def answered(
         _request(batch, s, plan, picture) for s, picture in zip(batch.samples, shown, strict=True)
     ]
     known = [cache.get(batch.source, request) if cache else None for request in requests]
-    started = time.perf_counter()
-    new = iter(_ask([r for r, old in zip(requests, known, strict=True) if old is None], generate))
-    seconds = time.perf_counter() - started
+    todo = [request for request, old in zip(requests, known, strict=True) if old is None]
+    took = answer(todo) if todo else Timed([], 0.0)
+    if cache:
+        cache.keep(batch.source, list(zip(todo, took.answers, strict=True)))
+    new = iter(took.answers)
     found = [
         _Asked(sample, request, picture, old or next(new), old is not None)
         for sample, request, picture, old in zip(batch.samples, requests, shown, known, strict=True)
     ]
-    if cache:
-        fresh = [asked for asked in found if not asked.cached]
-        cache.keep(batch.source, [(asked.request, asked.answer) for asked in fresh])
-    each = seconds / max(sum(not asked.cached for asked in found), 1)
-    peak = memory()
     scores = score_all(batch.benchmark, batch.samples, [asked.answer.text for asked in found])
-    return [
-        _row(batch, asked, score, each, peak) for asked, score in zip(found, scores, strict=True)
-    ]
-
-
-def _ask(requests: list[Request], generate: Generate) -> list[Answer]:
-    answers = dict(generate(requests)) if requests else {}
-    if sorted(answers) != list(range(len(requests))):
-        raise Failed(f"{len(requests)} requests were sent and answers came to {sorted(answers)}.")
-    return [answers[number] for number in range(len(requests))]
+    return [_row(batch, asked, score, took) for asked, score in zip(found, scores, strict=True)]
 
 
 def _pictures(batch: Batch, plan: Plan) -> dict[str | None, Picture]:
@@ -116,7 +106,7 @@ def _request(batch: Batch, sample: Sample, plan: Plan, picture: Picture | None) 
     )
 
 
-def _row(batch: Batch, asked: _Asked, score: Score, seconds: float, peak: float | None) -> Row:
+def _row(batch: Batch, asked: _Asked, score: Score, took: Timed) -> Row:
     sample, answer = asked.sample, asked.answer
     words = asked.request.messages[-1].content[-1]
     return Row(
@@ -142,8 +132,8 @@ def _row(batch: Batch, asked: _Asked, score: Score, seconds: float, peak: float 
         tokens=answer.usage.completion_tokens,
         finish_reason=answer.finish_reason,
         forwards=answer.usage.forwards,
-        seconds=0.0 if asked.cached else round(seconds, 6),
-        memory_mb=None if peak is None else round(peak, 1),
-        cold=batch.cold,
+        seconds=0.0 if asked.cached else round(took.seconds / len(took.answers), 6),
+        memory_mb=None if took.peak is None else round(took.peak, 1),
+        cold=batch.cold or took.first,
         cached=asked.cached,
     )

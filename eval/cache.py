@@ -9,7 +9,8 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -35,17 +36,15 @@ class Cache:
         self.found = 0
         self._lock = threading.Lock()
         self._versions = versions()
-        try:
+        with self._named():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(path, timeout=_WAIT, check_same_thread=False)
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer)")
-        except (OSError, sqlite3.Error) as error:
-            raise BadInput(f"{path} is not a cache of answers: {error}.", param="cache") from None
 
     def get(self, source: Source, request: Request) -> Answer | None:
         """Look an answer up."""
-        with self._lock:
+        with self._lock, self._named():
             row = self._file.execute(
                 "SELECT answer FROM answers WHERE key = ?", (self.key(source, request),)
             ).fetchone()
@@ -63,8 +62,17 @@ class Cache:
         rows = [
             (self.key(source, request), answer.model_dump_json()) for request, answer in answers
         ]
-        with self._lock, self._file:
+        with self._lock, self._named(), self._file:
             self._file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise BadInput(
+                f"{self.path} cannot be used as a cache of answers: {error}.", param="cache"
+            ) from None
 
     def key(self, source: Source, request: Request) -> str:
         """Name a request to a model by its content."""

@@ -24,13 +24,15 @@ def cost(rows: Sequence[Row], greedy: Sequence[Row]) -> Cost:
     tokens, seconds = sum(row.tokens for row in warm), sum(row.seconds for row in warm)
     forwards = sum(row.forwards for row in warm)
     peaks = [row.memory_mb for row in rows if row.memory_mb is not None]
-    each, base = _seconds(warm), _seconds(_timed(greedy))
+    plain = _timed(greedy)
+    both = _places(warm) & _places(plain)
+    own, base = (_seconds([r for r in some if _place(r) in both]) for some in (warm, plain))
     return Cost(
         tokens_per_second=tokens / seconds if seconds else None,
-        seconds_per_sample=each,
+        seconds_per_sample=_seconds(warm),
         forwards_per_token=forwards / tokens if tokens else None,
         peak_memory_mb=max(peaks, default=None),
-        time_vs_greedy=each / base if each is not None and base else None,
+        time_vs_greedy=own / base if own is not None and base else None,
     )
 
 
@@ -54,6 +56,14 @@ def front(costs: Sequence[float], qualities: Sequence[float]) -> list[int]:
 def _timed(rows: Sequence[Row]) -> list[Row]:
     timed = [row for row in rows if not row.cached]
     return [row for row in timed if not row.cold] or timed
+
+
+def _place(row: Row) -> tuple[str, int]:
+    return row.id, row.repeat
+
+
+def _places(rows: Sequence[Row]) -> set[tuple[str, int]]:
+    return {_place(row) for row in rows}
 
 
 def _seconds(rows: Sequence[Row]) -> float | None:

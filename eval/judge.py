@@ -71,7 +71,7 @@ class Judge:
             return _kept(place)
         with self._free:
             reply = self._reply(sent)
-        if place is not None:
+        if place is not None and reply:  # an empty one may be a mishap: ask again another time
             _keep(
                 place,
                 {"url": self.endpoint.url, "model": self.model, "prompt": prompt, "reply": reply},

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from halu.eval.paired import Table
 
 FEW = 30
-"""Images below which a percentile interval of a share covers clearly less than it says."""
+"""Images below which even a widened interval of a share covers less than it says."""
 
 _CUT = 0.1
 """Share of answers at the token limit that is worth a word."""
@@ -14,9 +14,13 @@ _CUT = 0.1
 def notes(tables: Sequence[Table]) -> Iterator[str]:
     """Look at each table; a model is named only where there are several."""
     several = len({table.model for table in tables}) > 1
-    few = {t.benchmark.name: n for t in tables if (n := len(_images(t))) < FEW}
+    few: dict[str, int] = {}
+    for table in tables:
+        name, images = table.benchmark.name, len(_images(table))
+        few[name] = min(images, few.get(name, images))
     for name, images in few.items():
-        yield f"{name}: {images} pictures are few; intervals are too narrow below about {FEW}."
+        if images < FEW:
+            yield f"{name}: {images} pictures are few; intervals are too narrow below about {FEW}."
     for table in tables:
         where = f"{table.benchmark.name}, {table.split}"
         where += f", {table.model}" if several else ""

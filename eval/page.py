@@ -174,10 +174,16 @@ def _line(label: str, model: str, sections: Sequence[tuple[Chapter, Section]]) -
         result.vs_greedy.get(section.main.name) if result else None
         for result, (_, section) in zip(own, sections, strict=True)
     )
-    spent = _seconds(result for result in own if result)
-    base = _seconds(s.results[0] for (_, s), r in zip(sections, own, strict=True) if r)
-    return Glance(model, label, deltas, spent / base if base else None)
+    return Glance(model, label, deltas, _time(own, [s.results[0] for _, s in sections]))
 
 
-def _seconds(results: Iterable[Result]) -> float:
-    return sum(result.n * (result.cost.seconds_per_sample or 0.0) for result in results)
+def _time(own: Sequence[Result | None], plain: Sequence[Result]) -> float | None:
+    """Time relative to plain decoding over the splits that have both; cached answers have none."""
+    both = [
+        (result.n * seconds, result.n * seconds / times)
+        for result in own
+        if result
+        and (seconds := result.cost.seconds_per_sample)
+        and (times := result.cost.time_vs_greedy)
+    ]
+    return sum(spent for spent, _ in both) / sum(base for _, base in both) if both else None

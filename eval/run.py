@@ -6,7 +6,6 @@ that a run stopped early still compares like with like. Statistics and pages are
 by `report`.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from halu.eval.judge import Judge, seated
 from halu.eval.plan import Arm, Plan, Source, half_of, image_ids, manifest, suite
 from halu.eval.store import Key, Row, Store
 from halu.eval.workers import in_order
-from halu.types import Generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +117,8 @@ def _answers(
 def _of_one_model(
     todo: Sequence[Batch], plan: Plan, backend: Backend, cache: Cache | None
 ) -> Iterator[tuple[Batch, list[Row]]]:
-    memory = backend.memory or process_peak
-
     def answer(batch: Batch) -> list[Row]:
-        return answered(batch, plan, backend.generate, memory, cache)
+        return answered(batch, plan, backend.answer, cache)
 
     yield from zip(todo, in_order(answer, todo, backend.slots), strict=True)
 
@@ -142,25 +138,15 @@ def samples_of(benchmark: Benchmark, plan: Plan) -> list[Sample]:
 
 
 def rows_of(
-    benchmark: Benchmark, samples: Sequence[Sample], arm: Arm, plan: Plan, generate: Generate
+    benchmark: Benchmark, samples: Sequence[Sample], arm: Arm, plan: Plan, backend: Backend
 ) -> list[Row]:
     """Answer and score samples under one strategy, and keep nothing."""
     found: list[Row] = []
     for start in range(0, len(samples), plan.batch_size):
         some = tuple(samples[start : start + plan.batch_size])
         batch = Batch(plan.models[0], benchmark, arm, 0, some, False)
-        found += answered(batch, plan, generate, process_peak)
+        found += answered(batch, plan, backend.answer)
     return found
-
-
-def process_peak() -> float | None:
-    """Peak resident memory of this process in MB; never falls, so later strategies inherit it."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _batches(

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from halu.errors import BadInput
-from halu.eval.backends import Backend, Opener
+from halu.eval.backends import Backend, Opener, backend
 from halu.eval.plan import Source
-from halu.eval.processes import Pool
+from halu.eval.processes import pool
 from halu.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def described(
 def _described(name: str, backend: str, device: str | None, dtype: str | None) -> Source:
     if is_url(backend):
         return Source(name=name, backend=backend.rstrip("/"))
+    from halu.engine import place
+
+    device, dtype = place(device, dtype)
     return Source(name=name, backend=backend, device=device, dtype=dtype, weights=fingerprint(name))
 
 
@@ -70,17 +73,14 @@ def opening(load: Loader, workers: int = 1) -> Opener:
 
     @contextmanager
     def opened(source: Source) -> Iterator[Backend]:
-        if is_url(source.backend):
-            remote = load(source.name, backend=source.backend)
-            yield Backend(remote.generate_each, workers, memory=remote.peak_gpu_memory_mb)
-        elif workers > 1:
-            with Pool(source, workers) as pool:
-                yield Backend(pool.generate, workers, pool.memory)
+        if workers > 1 and not is_url(source.backend):
+            with pool(source, workers) as processes:
+                yield processes
         else:
             vlm = load(
                 source.name, backend=source.backend, device=source.device, dtype=source.dtype
             )
-            on_gpu = vlm.peak_gpu_memory_mb() is not None
-            yield Backend(vlm.generate_each, memory=vlm.peak_gpu_memory_mb if on_gpu else None)
+            far = is_url(source.backend) or vlm.peak_gpu_memory_mb() is not None
+            yield backend(vlm.generate_each, workers, vlm.peak_gpu_memory_mb if far else None)
 
     return opened

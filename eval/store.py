@@ -22,7 +22,7 @@ from halu.types import Record
 RUN, ROWS, SUMMARY, PAGE = "run.json", "rows.jsonl", "summary.json", "report.html"
 MARKDOWN, CSV = "report.md", "report.csv"
 IMAGES, JUDGED = "images", "judge"
-_OURS = frozenset({"run.json.partial", IMAGES, JUDGED})
+_OURS = frozenset({"run.json.partial", ROWS, IMAGES, JUDGED})
 """What a run killed at its start may have left."""
 _PARTIAL = "run.json.partial"
 
@@ -121,7 +121,7 @@ class Store:
                 param="out",
             )
         store = cls(folder, record, images or {})
-        store._start()
+        store._start(begun=True)
         try:
             store.done = _done(folder / ROWS)
         except BadInput:
@@ -137,16 +137,23 @@ class Store:
             file.flush()
             self.done.add(key_of(row))
 
-    def _start(self) -> BinaryIO:
+    def _start(self, begun: bool = False) -> BinaryIO:
+        """Lock the folder, then write the record, unless the run has `begun` before.
+
+        Raises:
+            BadInput: if another process is writing, or began a run here since the folder was seen.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / RUN).exists():
-            self._list_images()
-            (self.folder / _PARTIAL).write_text(
-                self.record.model_dump_json(indent=1) + "\n", "utf-8"
-            )
-            os.replace(self.folder / _PARTIAL, self.folder / RUN)
         self._file = (self.folder / ROWS).open("ab")
         _lock(self._file, self.folder)
+        if not begun:
+            if (self.folder / RUN).exists():
+                self.close()
+                raise BadInput(f"Another run has begun in {self.folder}.", param="out")
+            self._list_images()
+            partial = self.folder / _PARTIAL
+            partial.write_text(self.record.model_dump_json(indent=1) + "\n", "utf-8")
+            os.replace(partial, self.folder / RUN)
         _cut_torn_line(self.folder / ROWS)
         return self._file
 

@@ -120,7 +120,7 @@ def tune(
 
         def measure(params: dict[str, Any]) -> float | None:
             arm = Arm(strategy=search.arm.strategy, params={**search.arm.params, **params})
-            rows = rows_of(benchmark, samples, arm, tuning_plan, backend.generate)
+            rows = rows_of(benchmark, samples, arm, tuning_plan, backend)
             return value_of(benchmark, rows, metric)
 
         _search(search, metric, list(done), measure, told)

@@ -24,6 +24,18 @@ class HaluError(Exception):
         self.param = param
         self.code = code or type(self).code
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel whole between processes, whatever a subclass is made from."""
+        return _again, (type(self), self.message, self.hint, self.param, self.code)
+
+
+def _again(
+    kind: type[HaluError], message: str, hint: str, param: str | None, code: str | None
+) -> HaluError:
+    error = kind.__new__(kind)
+    HaluError.__init__(error, message, hint=hint, param=param, code=code)
+    return error
+
 
 class BadInput(HaluError):
     """A value that cannot be used: out of range, unreadable, of the wrong type."""

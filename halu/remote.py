@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from halu.endpoint import Endpoint, data_uri
-from halu.errors import Unsupported
+from halu.errors import Unknown, Unsupported
+from halu.strategy import strategies
 from halu.types import Answer, Event, Message, Request, Resolved, Text, Usage
 from halu.vlm import VLM
 
 KEY = "HALU_API_KEY"
 """Environment variable with the server's key, if it wants one."""
 
-PLAIN = "greedy"
+PLAIN: dict[str | None, float] = {None: 0.0, "greedy": 0.0, "sample": 1.0}
+"""Temperature of strategies that every server has, where the request names none."""
 
 
 class Remote(VLM):
@@ -73,23 +75,50 @@ class Remote(VLM):
         )
 
     def _strategy(self, request: Request, halu: Mapping[str, Any]) -> Resolved:
-        ran = halu.get("strategy")
-        if isinstance(ran, Mapping):
-            return Resolved(name=str(ran.get("name")), params=dict(ran.get("params") or {}))
-        if request.strategy in (None, PLAIN):
-            return Resolved(name=PLAIN, params={})
-        raise Unsupported(
-            f"The server at {self.endpoint.url} ignored the strategy {request.strategy!r}.",
-            hint="Strategies need a halu server.",
+        """What ran, which must be what was asked for."""
+        asked = _plain(request) or str(request.strategy)
+        told = halu.get("strategy")
+        if not isinstance(told, Mapping):
+            if _plain(request):
+                return Resolved(name=asked, params={})
+            raise self._ignored(asked, "and told nothing")
+        ran = Resolved(name=str(told.get("name")), params=dict(told.get("params") or {}))
+        if _parts(ran.name) != _parts(asked):
+            raise self._ignored(asked, f"and ran {ran.name!r}")
+        return ran
+
+    def _ignored(self, asked: str, told: str) -> Unsupported:
+        return Unsupported(
+            f"The server at {self.endpoint.url} ignored the strategy {asked!r} {told}.",
+            hint="Strategies need a halu server, and a model name without one.",
             param="backend",
         )
+
+
+def _plain(request: Request) -> str | None:
+    """Name plain decoding, if that is what is asked for."""
+    if request.strategy not in PLAIN:
+        return None
+    sampled = request.sampling.temperature or PLAIN[request.strategy]
+    return "sample" if sampled else "greedy"
+
+
+def _parts(name: str) -> set[str]:
+    """The parts of a strategy by their own names; what is not known here is left as it is."""
+    found = set()
+    for part in name.split("+"):
+        try:
+            found.add(strategies.get(part).name)
+        except Unknown:
+            found.add(part)
+    return found
 
 
 def _asked(name: str, request: Request) -> dict[str, Any]:
     """The body of a request, as arguments of the client."""
     sampling = request.sampling
     extra: dict[str, Any] = {}
-    if request.strategy not in (None, PLAIN):
+    if request.strategy not in PLAIN:
         extra["halu"] = {"strategy": request.strategy, "params": request.params}
     if sampling.top_k:
         extra["top_k"] = sampling.top_k
@@ -105,8 +134,8 @@ def _asked(name: str, request: Request) -> dict[str, Any]:
         "stop": list(sampling.stop) or None,
         "extra_body": extra,
     }
-    if request.strategy in (None, PLAIN):
-        asked["temperature"] = sampling.temperature or 0.0
+    if request.strategy in PLAIN and sampling.temperature is None:
+        asked["temperature"] = PLAIN[request.strategy]
     return {key: value for key, value in asked.items() if value is not None}
 
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from halu.errors import BadInput, Failed, Unknown
-from halu.eval.backends import ready
+from halu.eval.backends import process_peak, ready
 from halu.eval.plan import Arm, Plan, Source, differences
 from halu.eval.played import played, playing
-from halu.eval.run import Progress, process_peak, run
+from halu.eval.run import Progress, run
 from halu.eval.store import read_manifest, read_rows
 from halu.types import Answer, Request
 

@@ -13,11 +13,12 @@ import pytest
 from test_eval_run import plan, yes
 
 from halu.engine import load
-from halu.errors import BadInput, Failed
+from halu.errors import BadInput, Failed, Unknown
 from halu.eval.asking import digest
-from halu.eval.backends import Backend
+from halu.eval.backends import Backend, backend
+from halu.eval.benchmark import Sample, benchmarks
 from halu.eval.cache import Cache
-from halu.eval.plan import Plan, Source
+from halu.eval.plan import Plan, Source, differences, suite
 from halu.eval.played import played, playing
 from halu.eval.run import run
 from halu.eval.sources import described, opening
@@ -37,7 +38,7 @@ def test_models_are_told_apart_and_compared_with_themselves(tmp_path: Path) -> N
     def opener(source: Source) -> Iterator[Backend]:
         opened.append(source.label)
         says = "Yes" if source.name == "first" else "No"
-        yield Backend(playing(lambda request: says))
+        yield backend(playing(lambda request: says))
 
     run(plan(models=TWO, benchmarks=("pope-scenes",)), opener, tmp_path)
     assert opened == ["first", "second over http://there:8000/v1"]
@@ -110,7 +111,7 @@ def test_several_batches_at_a_time_keep_their_order(tmp_path: Path) -> None:
 
     @contextmanager
     def opener(source: Source) -> Iterator[Backend]:
-        yield Backend(playing(slow), slots=4)
+        yield backend(playing(slow), slots=4)
 
     run(plan(), opener, tmp_path / "side by side")
     run(plan(), played(slow), tmp_path / "in turn")
@@ -152,6 +153,42 @@ def test_processes_answer_as_this_one_does(tmp_path: Path) -> None:
     run(wanted, opening(load), tmp_path / "one")
     two, one = ([row.answer for row in read_rows(tmp_path / name)] for name in ("two", "one"))
     assert two == one
+
+
+def test_what_a_worker_raises_arrives_whole(tmp_path: Path) -> None:
+    wanted = Plan(models=(Source(name="tiny-lava"),), benchmarks=("pope-scenes",), limit=1)
+    with pytest.raises(Unknown, match=r"Unknown model 'tiny-lava'\. Did you mean tiny-llava"):
+        run(wanted, opening(load, 2), tmp_path)
+
+
+def test_a_run_that_began_meanwhile_is_not_mixed_with(tmp_path: Path) -> None:
+    def begin(request: Request) -> str:
+        if not (tmp_path / "run.json").exists():
+            run(plan(benchmarks=("chair-scenes",)), played(yes), tmp_path)
+        return "Yes"
+
+    with pytest.raises(BadInput, match="Another run has begun"):
+        run(plan(benchmarks=("pope-scenes",)), played(begin), tmp_path)
+    assert {row.benchmark for row in read_rows(tmp_path)} == {"chair-scenes"}
+
+
+def test_labels_that_changed_are_another_run(tmp_path: Path) -> None:
+    def suite_of(**changes: Any) -> str:
+        fields = {"id": "1", "split": "s", "image": "a", "prompt": "?", "label": "yes"} | changes
+        return suite(benchmarks.get("pope-scenes"), [Sample(**fields)], plan()).digest
+
+    others = [suite_of(detail="no"), suite_of(category="dog"), suite_of(cluster="b")]
+    assert len({suite_of(), *others}) == 4
+
+
+def test_weights_that_were_fetched_by_the_run_are_no_difference(tmp_path: Path) -> None:
+    run(plan(), played(yes), tmp_path)
+    then = read_manifest(tmp_path)
+    known = then.models[0].model_copy(update={"weights": "abc"})
+    now = then.model_copy(update={"models": (known,)})
+    assert differences(then, now) == []
+    other = then.models[0].model_copy(update={"weights": "def"})
+    assert differences(now, then.model_copy(update={"models": (other,)}))
 
 
 def test_known_answers_are_not_asked_for(tmp_path: Path) -> None:
@@ -205,7 +242,7 @@ def test_everything_that_matters_is_in_the_key(tmp_path: Path, picture: Any) -> 
 
 def test_a_file_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("something else, and long enough to be looked at" * 9)
-    with pytest.raises(BadInput, match=r"notes\.txt is not a cache"):
+    with pytest.raises(BadInput, match=r"notes\.txt cannot be used as a cache"):
         Cache(tmp_path / "notes.txt")
 
 
@@ -246,7 +283,7 @@ def test_answers_that_are_cut_off_stop_a_run(tmp_path: Path, limit: int | None) 
 
     @contextmanager
     def opener(source: Source) -> Iterator[Backend]:
-        yield Backend(generate)
+        yield backend(generate)
 
     many = plan(benchmarks=("chair-scenes",), limit=60, max_new_tokens=limit)
     if limit:  # who sets a limit wants it

@@ -19,6 +19,7 @@ class Server(Bench):
     """Answers with usage and, if it is a halu server, with the strategy that ran."""
 
     knows_halu = True
+    runs: str | None = None
 
     def answer(self, sent: dict[str, Any], key: str | None) -> tuple[int, bytes]:
         status, body = super().answer(sent, key)
@@ -30,7 +31,7 @@ class Server(Bench):
         if self.knows_halu and "halu" in sent:
             found["halu"] = {
                 "strategy": {
-                    "name": sent["halu"]["strategy"],
+                    "name": self.runs or sent["halu"]["strategy"],
                     "params": {"alpha": 0.5, "beta": 0.1},
                 },
                 "forwards": 4,
@@ -83,6 +84,22 @@ def test_a_server_that_ignores_strategies_is_found_out(vlm: VLM, server: Server)
     server.knows_halu = False
     with pytest.raises(Unsupported, match="ignored the strategy 'vcd'"):
         vlm.generate([asking(None, "hello", strategy="vcd")])
+
+
+def test_a_server_that_runs_another_strategy_is_found_out(vlm: VLM, server: Server) -> None:
+    server.runs = "greedy"
+    with pytest.raises(Unsupported, match="ignored the strategy 'vcd' and ran 'greedy'"):
+        vlm.generate([asking(None, "hello", strategy="vcd")])
+    server.runs = "ritual+vcd"
+    (answer,) = vlm.generate([asking(None, "hello", strategy="vcd+ritual")])
+    assert answer.strategy.name == "ritual+vcd"
+
+
+def test_plain_sampling_needs_no_halu_server(vlm: VLM, server: Server) -> None:
+    (answer,) = vlm.generate([asking(None, "hello", strategy="sample")])
+    assert answer.strategy.name == "sample"
+    assert server.seen[0]["temperature"] == 1.0
+    assert "halu" not in server.seen[0]
 
 
 def test_the_key_comes_from_the_environment(

@@ -48,7 +48,8 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
     Args:
         name: built-in name, folder, or Hugging Face id.
         device: torch device; by default cuda where there is one, else cpu.
-        dtype: torch dtype name; by default the checkpoint's own on cuda, float32 on cpu.
+        dtype: torch dtype name, or "auto", the checkpoint's own; by default that on cuda, float32
+            on cpu.
 
     Raises:
         Unknown: no such built-in model, folder or cached hub id.
@@ -56,14 +57,14 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
         Unsupported: an architecture without an adapter.
         Unavailable: the device does not exist here.
     """
-    place = _device(device)
+    device, dtype = place(device, dtype)
+    where, kind = _device(device), _dtype(dtype)
     source = _source(name)
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(name, source, error) from error
     adapter = adapter_class(config.model_type)
-    kind = _dtype(dtype) if dtype else ("auto" if place.type == "cuda" else torch.float32)
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -80,21 +81,29 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise BadInput(f"The weights of {name!r} are incomplete.", hint=f"Missing: {missing} ...")
-    return adapter(name, model.eval().to(place), processor)
+    return adapter(name, model.eval().to(where), processor)
 
 
-def _device(device: str | None) -> torch.device:
+def place(device: str | None, dtype: str | None) -> tuple[str, str]:
+    """Device and dtype of a model that is loaded with these; dtype "auto" is the checkpoint's."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return device, dtype or ("auto" if device.startswith("cuda") else "float32")
+
+
+def _device(device: str) -> torch.device:
     try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
+        where = torch.device(device)
+        torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise Unavailable(
             f"Device {device!r} is not available here.", hint=_first_line(error)
         ) from error
-    return place
+    return where
 
 
-def _dtype(name: str) -> torch.dtype:
+def _dtype(name: str) -> torch.dtype | str:
+    if name == "auto":
+        return name
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype):
         raise BadInput(

@@ -8,6 +8,10 @@
 | captions | `image_id` with `caption` or `text`; or `question_id` and a question file |
 | AMBER | `id`, `response` |
 
+A question file has its question under `text`, where LLaVA and caption files have the answer. It is
+known by this: no line has another field for an answer or one for the question, and every `text`
+holds a question mark. Such a file is refused.
+
 The form (JSON lines, one array, objects one after another, gzip) is `halu.eval.records`'s business;
 which question an answer belongs to is each benchmark's.
 """
@@ -20,7 +24,8 @@ from pathlib import Path
 from halu.errors import BadInput
 from halu.eval.records import Entry, read_entries
 
-_ANSWER = ("answer", "ans", "caption", "response", "text")
+_TEXT = "text"
+_ANSWER = ("answer", "ans", "caption", "response", _TEXT)
 _ID = ("question_id", "id")
 _IMAGE = ("image", "image_id", "image_name", "file_name")
 _PROMPT = ("query", "prompt", "question")
@@ -44,12 +49,25 @@ def read_replies(path: Path) -> list[Reply]:
     """Read an answer file.
 
     Raises:
-        BadInput: naming the line, if one is malformed or has no answer, or if there is none.
+        BadInput: naming the line, if one is malformed or has no answer, or if there is none, or
+            if the file holds questions.
     """
-    replies = [_reply(entry) for entry in read_entries(path)]
+    entries = read_entries(path)
+    replies = [_reply(entry) for entry in entries]
     if not replies:
         raise BadInput(f"{path} holds no answers.", param="answers")
+    if all(map(_asks, entries)):
+        raise BadInput(
+            f"{path} holds questions and no answers.",
+            hint="Name the file with the model's answers, and this one with --questions.",
+            param="answers",
+        )
     return replies
+
+
+def _asks(entry: Entry) -> bool:
+    alone = entry.first(*_ANSWER[:-1], *_PROMPT) is None
+    return alone and "?" in (entry.first(_TEXT) or "")
 
 
 def _reply(entry: Entry) -> Reply:

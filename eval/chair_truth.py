@@ -29,10 +29,11 @@ def truth(coco: Coco, images: Iterable[int], rules: Rules) -> dict[int, frozense
     """Map images to the names of their objects; truth that is finished stays as it is.
 
     Raises:
-        BadInput: for a category that the rules do not know.
+        BadInput: for a category that the rules do not know, or a name of finished truth that is
+            not what they call an object, which no mention could ever match.
     """
     if coco.ready:
-        return {image: frozenset(coco.ready[image]) for image in images}
+        return {image: _finished(coco.ready[image], rules) for image in images}
     return {
         image: frozenset(
             {_name(category, rules) for category in coco.categories.get(image, ())}
@@ -44,6 +45,19 @@ def truth(coco: Coco, images: Iterable[int], rules: Rules) -> dict[int, frozense
         )
         for image in images
     }
+
+
+def _finished(names: Iterable[str], rules: Rules) -> frozenset[str]:
+    truth = frozenset(names)
+    if odd := sorted(truth - set(rules.lexicon.names.values())):
+        known = rules.lexicon.names.get(odd[0])
+        raise BadInput(
+            f"The finished truth names {odd[0]!r}, which is not an object of the rules"
+            f" {rules.name!r}.",
+            hint=f"They call it {known!r}." if known else "Finished truth holds COCO's 80 names.",
+            param="--annotations",
+        )
+    return truth
 
 
 def _name(category: str, rules: Rules) -> str:

@@ -109,15 +109,16 @@ def _instances(table: Mapping[str, Any], coco: Coco, only: Collection[int] | Non
             coco.categories.setdefault(number, set())
             coco.files[number] = str(image.get("file_name", number))
     for entry in table["annotations"]:
-        if only is None or entry["image_id"] in only:
-            found = coco.categories.setdefault(int(entry["image_id"]), set())
-            found.add(names[entry["category_id"]])
+        number = int(entry["image_id"])
+        if only is None or number in only:
+            coco.categories.setdefault(number, set()).add(names[entry["category_id"]])
 
 
 def _captions(table: Mapping[str, Any], coco: Coco, only: Collection[int] | None) -> None:
     for entry in table["annotations"]:
-        if only is None or entry["image_id"] in only:
-            coco.captions.setdefault(int(entry["image_id"]), []).append(str(entry["caption"]))
+        number = int(entry["image_id"])
+        if only is None or number in only:
+            coco.captions.setdefault(number, []).append(str(entry["caption"]))
 
 
 def _ready(table: Mapping[str, Any]) -> dict[int, set[str]]:

@@ -19,6 +19,7 @@ from halu.eval.score import Column, Given, Reading, scorers
 OFFICIAL = "official"
 _ANSWERS = ("model_prediction", "prediction", "answer", "response", "text")
 _VERDICT = "gpt4v_output_gpt_check"
+_OTHER = {"yes": "no", "no": "yes"}
 _VERDICTS: dict[str, Verdict] = {"1": "right", "0": "wrong", "2": "unclear"}
 
 
@@ -28,9 +29,11 @@ class Told(HallusionFiles):
 
     rules: str = OFFICIAL
 
-    def verdict(self, sample: Sample, text: str) -> tuple[Verdict, tuple[str, ...]]:
-        """Read a verdict's number."""
-        return _VERDICTS[text], (_VERDICTS[text],)
+    def verdict(self, sample: Sample, text: str) -> tuple[Verdict, str]:
+        """Read a verdict's number; besides, the word that it takes the answer for."""
+        said = _VERDICTS[text]
+        words = {"right": str(sample.label), "wrong": _OTHER[str(sample.label)]}
+        return said, words.get(said, "unclear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def _column(rule: str, rows: Sequence[tuple[Sample, Entry]]) -> Column:
         told = [_verdict(entry) for _, entry in rows]
         return Column(Told(), list(zip(counted([sample for sample, _ in rows]), told, strict=True)))
     shown = [(sample, _answer(entry)) for sample, entry in rows if sample.image is not None]
+    if not shown:
+        raise BadInput(f"The rule {rule!r} counts questions with a figure, and none has one.")
     samples = counted([sample for sample, _ in shown])
     return Column(HallusionFiles(), list(zip(samples, [text for _, text in shown], strict=True)))
 

@@ -2,6 +2,8 @@
 
 Fu et al., 2023, arXiv:2306.13394. acc = right answers / questions, acc+ = pictures with both right
 / pictures, score = their sum in percent, at most 200 a task. Always saying yes scores exactly 50.
+Ours: a picture of which only one question is answered (a partial file, a run that was killed) is
+left out of acc+, as whether both are right is not known.
 An answer is yes or no if it is just that, else if its first four characters hold "yes", then "no"
 ("not", "none" and "now" are no); anything else is wrong. Tasks are splits. The published totals
 sum their scores: perception (ten tasks, at most 2,000), cognition (four, 800), and papers'
@@ -68,10 +70,11 @@ def score_answer(text: str, label: str) -> Score:
 
 
 def tally(counts: Iterable[Mapping[str, int]]) -> list[float]:
-    """Add up the two answers about one picture."""
+    """Add up the two answers about one picture; of one alone, whether both are right is open."""
     total = summed(_ANSWERS, counts)
     questions, right = total[:2]
-    return [*total, 1.0, float(right == questions > 1)]
+    whole = questions > 1
+    return [*total, float(whole), float(whole and right == questions)]
 
 
 def rates(counts: Counts) -> dict[str, NDArray[np.float64]]:

@@ -6,7 +6,9 @@
 | a file a picture | `existence/NAME.txt` beside `existence/NAME.jpg`: question TAB answer |
 | the same, apart | `artwork/questions_answers_YN/NAME.txt` and `artwork/images/NAME.jpg` |
 
-Some pictures belong to several tasks, so that a picture's id begins with its task.
+Tasks number their own pictures alike ("0001.png"), so that a picture's id begins with its task.
+Those of the hallucination subset are named after COCO's: a name that occurs in several of these
+tasks is one picture, which is resampled as a whole.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from halu.errors import BadInput
 from halu.eval.benchmark import Sample
-from halu.eval.mme import TASKS
+from halu.eval.mme import HALLUCINATION, TASKS
 from halu.eval.records import read_text
 
 _DEPTHS = ("", "*/", "*/*/")
@@ -115,7 +117,14 @@ def samples_of(lines: Mapping[str, list[Line]]) -> list[Sample]:
                 raise BadInput(f"{asked[-1].where}: a question about {image} occurs twice.")
             for number, line in enumerate(asked, 1):
                 name = f"{task}/{image}/{number}"
-                found[name] = Sample(name, task, f"{task}/{image}", line.question, line.answer)
+                found[name] = Sample(
+                    name,
+                    task,
+                    f"{task}/{image}",
+                    line.question,
+                    line.answer,
+                    cluster=image if task in HALLUCINATION else None,
+                )
     return list(found.values())
 
 

@@ -4,7 +4,6 @@ LLaVA's script pairs answers with labels by order within a split, so that one mi
 all that follow. Here order is the last resort, and whatever else a line tells must agree with it.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from halu.errors import BadInput
@@ -86,53 +85,99 @@ def _naming(questions: Sequence[Sample], replies: Sequence[Reply]) -> Callable[[
     by_id: dict[str, list[str]] = {}
     for sample in questions:
         by_id.setdefault(sample.id.rpartition("/")[2], []).append(sample.id)
-    splits = {sample.split.rpartition("/")[2]: sample.split for sample in questions}
-    foreign = [_numbered(reply) for reply in replies if reply.id not in by_id]
-    combined = any(numbered is not None and numbered[0] != KINDS[-1] for numbered in foreign)
+    splits = {_kind(sample): sample.split for sample in questions}
+    place = _placing(questions, replies)
 
     def name(reply: Reply) -> str | None:
-        own = reply.id or ""
-        if combined and (numbered := _numbered(reply)):
-            kind, own = numbered
+        kind, own = place(reply)
+        if kind is not None:
             return f"{splits.get(kind, kind)}/{own}"
-        if reply.split in splits:
-            return f"{splits[reply.split]}/{own}"
         ids = by_id.get(own, [f"?/{own}"])
         return ids[0] if len(ids) == 1 else None
 
     return name
 
 
+def _placing(
+    questions: Sequence[Sample], replies: Sequence[Reply]
+) -> Callable[[Reply], tuple[str | None, str]]:
+    """Decide how a line tells the split it is of, if it does, and the number within."""
+    known = {sample.id.rpartition("/")[2] for sample in questions}
+    kinds = {_kind(sample) for sample in questions}
+    foreign = [_numbered(reply) for reply in replies if reply.id not in known]
+    combined = any(numbered is not None and numbered[0] != KINDS[-1] for numbered in foreign)
+
+    def place(reply: Reply) -> tuple[str | None, str]:
+        if combined and (numbered := _numbered(reply)):
+            return numbered
+        return reply.split if reply.split in kinds else None, reply.id or ""
+
+    return place
+
+
+def _kind(sample: Sample) -> str:
+    return sample.split.rpartition("/")[2]
+
+
 def _numbered(reply: Reply) -> tuple[str, str] | None:
-    """Read an id of LLaVA's combined file as split and number."""
-    if reply.id is None or not reply.id.isdigit():
+    """Read an id of LLaVA's combined file, which counts from 1, as split and number."""
+    if reply.id is None or not (reply.id.isascii() and reply.id.isdigit()):
         return None
     number = int(reply.id)
-    kind = max((kind for kind in KINDS if _LLAVA[kind] < number), key=_LLAVA.__getitem__)
-    return kind, str(number - _LLAVA[kind])
+    below = [kind for kind in KINDS if _LLAVA[kind] < number]
+    kind = max(below, key=_LLAVA.__getitem__, default=None)
+    return None if kind is None else (kind, str(number - _LLAVA[kind]))
 
 
 def _by_object(questions: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, str]:
-    """Pair by picture and object; equal questions, one in each split, are answered in turn."""
-    waiting: dict[Key, deque[Sample]] = {}
+    """Pair by picture and object, and by split where the line tells it.
+
+    Several splits may ask one question; where no line tells which of them it answers, they are all
+    answered, and all alike.
+    """
+    place = _placing(questions, replies)
+    waiting: dict[tuple[Key, str | None], list[Sample]] = {}
     for sample in questions:
-        waiting.setdefault(key_of(sample), deque()).append(sample)
-    found: dict[str, str] = {}
+        for kind in (None, _kind(sample)):
+            waiting.setdefault((key_of(sample), kind), []).append(sample)
+    given: dict[tuple[Key, str | None], list[Reply]] = {}
     for reply in replies:
-        asked = asked_object(reply.prompt or "")
-        if not reply.image or asked is None:
-            raise BadInput(
-                f"{reply.where}: id {reply.id} could be several questions, and the line does not"
-                " tell picture and question.",
-                hint="Give the question file of one split.",
-            )
-        queue = waiting.get((reply.image.rpartition("/")[2], asked))
-        if not queue:
-            raise BadInput(
-                f"{reply.where}: no question, or none left, asks for {asked!r} in {reply.image}."
-            )
-        found[queue.popleft().id] = reply.text
+        given.setdefault((_key(reply), place(reply)[0]), []).append(reply)
+    found: dict[str, str] = {}
+    for key, own in given.items():
+        there = waiting.get(key, [])
+        _refuse_unclear(key[0], there, own)
+        if clash := [sample.id for sample in there if sample.id in found]:
+            raise BadInput(f"{own[0].where}: question {clash[0]} has an answer already.")
+        found |= {sample.id: reply.text for sample, reply in zip(there, own, strict=True)}
     return found
+
+
+def _key(reply: Reply) -> Key:
+    asked = asked_object(reply.prompt or "")
+    if not reply.image or asked is None:
+        raise BadInput(
+            f"{reply.where}: id {reply.id} could be several questions, and the line does not"
+            " tell picture and question.",
+            hint="Give the question file of one split.",
+        )
+    return reply.image.rpartition("/")[2], asked
+
+
+def _refuse_unclear(key: Key, there: Sequence[Sample], own: Sequence[Reply]) -> None:
+    """Raise BadInput unless it is clear which of the questions `there` each answer is to."""
+    image, asked = key
+    if len(own) > len(there):
+        raise BadInput(
+            f"{own[len(there)].where}: no question, or none left, asks for {asked!r} in {image}."
+        )
+    if len(there) > 1 and (len(own) < len(there) or len({reply.text for reply in own}) > 1):
+        raise BadInput(
+            f"{own[0].where}: {len(there)} questions ask for {asked!r} in {image}, and no line"
+            " tells the split that it answers.",
+            hint="Score the answers of each split alone, or add the split as 'category'.",
+            param="answers",
+        )
 
 
 def _by_order(questions: Sequence[Sample], replies: Sequence[Reply]) -> Joined:

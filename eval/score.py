@@ -102,7 +102,8 @@ class Scored:
     """An answer file's figures by rule, in all and by split.
 
     Several splits together give the figures of all answers pooled, and the benchmark's totals.
-    `unreadable` are answers that no rule could read.
+    `n` are the answers that any rule counts; one may leave out what another counts, as rules of
+    HallusionBench do. `unreadable` are answers that no rule that counts them could read.
     """
 
     benchmark: str
@@ -139,21 +140,21 @@ def score(name: str, given: Given, rules: str | None = None) -> Scored:
     scorer = scorers.get(name)
     reading = scorer.read(given, asked(scorer, rules))
     scores = {rule: _scores(column) for rule, column in reading.columns.items()}
-    first = next(iter(scores.values()))
-    splits = list(dict.fromkeys(sample.split for sample, _ in first))
+    answers = _by_answer(scores.values())
+    splits = dict.fromkeys(sample.split for rows in scores.values() for sample, _ in rows)
     figures = {rule: _by_split(reading.columns[rule], scores[rule]) for rule in scores}
     return Scored(
         name,
-        n=len(first),
-        unreadable=sum(
-            all(score.value is None for score in answer)
-            for answer in zip(*([s for _, s in rows] for rows in scores.values()), strict=True)
-        ),
+        n=len(answers),
+        unreadable=sum(all(score.value is None for score in read) for read in answers),
         rules={
             rule: _together(reading.columns[rule], scores[rule], figures[rule]) for rule in scores
         },
-        splits={split: {rule: figures[rule][split] for rule in scores} for split in splits},
-        warnings=reading.warnings + tuple(_disagreement(scores)) + tuple(_constant(scores)),
+        splits={
+            split: {rule: own[split] for rule, own in figures.items() if split in own}
+            for split in splits
+        },
+        warnings=reading.warnings + tuple(_disagreement(answers)) + tuple(_constant(scores)),
     )
 
 
@@ -183,6 +184,15 @@ _Rows = list[tuple[Sample, Score]]
 
 def _scores(column: Column) -> _Rows:
     return [(sample, column.benchmark.score(sample, text)) for sample, text in column.answers]
+
+
+def _by_answer(columns: Iterable[_Rows]) -> list[list[Score]]:
+    """Bring together, by the sample's id, what the rules that count an answer make of it."""
+    found: dict[str, list[Score]] = {}
+    for rows in columns:
+        for sample, score in rows:
+            found.setdefault(sample.id, []).append(score)
+    return list(found.values())
 
 
 def _by_split(column: Column, rows: _Rows) -> dict[str, Figures]:
@@ -220,13 +230,11 @@ def _together(column: Column, rows: _Rows, splits: dict[str, Figures]) -> Figure
     return pooled
 
 
-def _disagreement(scores: Mapping[str, _Rows]) -> Iterable[str]:
+def _disagreement(answers: Iterable[Sequence[Score]]) -> Iterable[str]:
     """Warn when an answer is read in different ways: then the rule is part of the figure."""
-    if len(scores) > 1:
-        read = zip(*([score.parsed for _, score in rows] for rows in scores.values()), strict=True)
-        differing = sum(len(set(parsed)) > 1 for parsed in read)
-        if differing:
-            yield f"The rules read {differing} answers differently: name the rule with the figure."
+    differing = sum(len({score.parsed for score in read}) > 1 for read in answers)
+    if differing:
+        yield f"The rules read {differing} answers differently: name the rule with the figure."
 
 
 def _constant(scores: Mapping[str, _Rows]) -> Iterable[str]:

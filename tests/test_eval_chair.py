@@ -258,6 +258,32 @@ def test_truth_of_one_half_alone_is_refused(coco: Path, tmp_path: Path) -> None:
         score("chair", Given(path, None, (tmp_path / "chair.pkl",)), "chair-words")
 
 
+def test_image_ids_that_are_texts_are_the_same_images(coco: Path, tmp_path: Path) -> None:
+    path = captions(tmp_path / "c.jsonl", {"image_id": 1, "caption": "A dog and a cat."})
+    for file in coco.glob("*_val2014.json"):
+        table = json.loads(file.read_text())
+        for entry in [*table["annotations"], *table["images"]]:
+            entry |= {key: str(entry[key]) for key in ("id", "image_id") if key in entry}
+        file.write_text(json.dumps(table))
+    found = score("chair", Given(path, None, (coco,)), "chair-words").rules["chair-words"]
+    assert found.metrics["chair_i"] == 0
+    assert found.counts["truth"] == 2
+
+
+def test_finished_truth_names_what_the_rules_name(tmp_path: Path) -> None:
+    path = captions(tmp_path / "c.jsonl", {"image_id": 1, "caption": "A puppy on a sofa."})
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps({"1": ["dog", "couch"]}))
+    found = score("chair", Given(path, None, (truth,)), "chair-words")
+    assert found.rules["chair-words"].metrics["chair_i"] == 0
+    truth.write_text(json.dumps({"1": ["puppy", "couch"]}))
+    with pytest.raises(BadInput, match=r"'puppy', which is not an object .* call it 'dog'"):
+        score("chair", Given(path, None, (truth,)), "chair-words")
+    truth.write_text(json.dumps({"1": ["dragon"]}))
+    with pytest.raises(BadInput, match=r"'dragon', which is not an object .* COCO's 80 names"):
+        score("chair", Given(path, None, (truth,)), "chair-words")
+
+
 def test_a_question_file_says_which_captions_are_missing(coco: Path, tmp_path: Path) -> None:
     path = captions(tmp_path / "c.jsonl", {"question_id": 7, "text": "A dog."})
     asked = captions(

@@ -152,6 +152,27 @@ def test_a_result_file_is_scored_by_words_and_by_verdicts(folder: Path) -> None:
     assert scored.rules["vlmevalkit"].metrics == {"a_acc": 0.5, "q_acc": 0.25, "f_acc": 0}
 
 
+def test_both_rules_side_by_side_over_different_questions(folder: Path) -> None:
+    answers = ["Yes", "No", "no", "both yes and no", "Yes", "No", "No", "hm"]
+    rows = [
+        item | {"model_prediction": text, "gpt4v_output_gpt_check": verdict}
+        for item, text, verdict in zip(QUESTIONS, answers, "11021112", strict=True)
+    ]
+    scored = score("hallusionbench", Given(_file(folder, rows)), "all")
+    assert {rule: figures.n for rule, figures in scored.rules.items()} == {
+        "vlmevalkit": 6,
+        "official": 8,
+    }
+    assert scored.n == 8
+    assert scored.unreadable == 2  # nobody reads the fourth and the last
+    assert scored.warnings == (  # the third: the word is right, the verdict is not; the seventh
+        "The rules read 2 answers differently: name the rule with the figure.",
+    )
+    shown = [row for row in rows if row["visual_input"] == "0"]
+    with pytest.raises(BadInput, match="'vlmevalkit' counts questions with a figure"):
+        score("hallusionbench", Given(_file(folder, shown)))
+
+
 ANSWERED = [item | {"model_prediction": "Yes"} for item in QUESTIONS]
 FAULTS: dict[str, tuple[list[dict[str, Any]], str]] = {
     "no answer": ([QUESTIONS[0], *ANSWERED[1:]], "item 1: no answer"),

@@ -1,6 +1,7 @@
 """MME: the official reading and scores, digit for digit, and the built-in questions."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from halu.errors import BadInput, HaluError
 from halu.eval import mme
 from halu.eval.benchmark import benchmarks
-from halu.eval.mme_questions import read_questions, samples_of
+from halu.eval.mme_questions import Line, read_questions, samples_of
 from halu.eval.plan import Arm, Plan, Source
 from halu.eval.played import played
 from halu.eval.report import report
@@ -184,6 +185,68 @@ def test_llavas_answer_file_is_joined_whatever_its_prompt_ends_in(
     assert score("mme", Given(path, folder, partial=True)).n == 7
     with pytest.raises(BadInput, match="needs its questions"):
         score("mme", Given(path))
+
+
+def test_a_picture_with_one_answer_is_left_out_of_acc_plus(folder: Path, tmp_path: Path) -> None:
+    said = [
+        {"question_id": f"existence/{image}", "prompt": q, "text": a} for image, q, a in ASKED[:3]
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, said)))
+    found = score("mme", Given(path, folder, partial=True)).rules["mme"]
+    assert found.metrics == {"score": 200, "acc": 1, "acc_plus": 1}
+    assert (found.counts["questions"], found.counts["images"]) == (3, 1)
+    path.write_text(json.dumps(said[0]))
+    found = score("mme", Given(path, folder, partial=True)).rules["mme"]
+    assert found.metrics["acc"] == 1
+    assert math.isnan(found.metrics["acc_plus"])
+    assert math.isnan(found.metrics["score"])
+
+
+def test_a_picture_of_several_tasks_is_one_unit_of_the_totals() -> None:
+    """Only in the tasks whose pictures are named after those of COCO."""
+    units: dict[str, list[str | None]] = {}
+    for task in ("existence", "count", "OCR"):
+        asked = [Line(image, q, a.lower(), None, "here") for image, q, a in ASKED]
+        units[task] = [sample.cluster or sample.image for sample in samples_of({task: asked})]
+    assert units["existence"] == units["count"] == ["a.jpg", "a.jpg", "b.jpg", "b.jpg"]
+    assert set(units["OCR"]) == {"OCR/a.jpg", "OCR/b.jpg"}  # numbered there, another picture
+
+
+def test_totals_resample_pictures_of_several_tasks_together(tmp_path: Path) -> None:
+    root = tmp_path / "MME"
+    root.mkdir()
+    (root / "images").mkdir()
+    for n in range(12):
+        Image.new("RGB", (8, 8), (n, 0, 0)).save(root / "images" / f"{n}.jpg", "PNG")
+    asked = [f"{n}.jpg\tIs it {word}?\t{word}\n" for n in range(12) for word in ("Yes", "No")]
+    for task in mme.HALLUCINATION:
+        (root / f"{task}.txt").write_text("".join(asked))
+
+    def half(request: Request) -> str:
+        part = request.messages[-1].content[0]
+        assert part.type == "image"
+        red = part.image.getpixel((0, 0))[0]  # type: ignore[index]
+        question = request.messages[-1].content[-1]
+        assert question.type == "text"
+        return "No" if red % 2 and "No" in question.text else "Yes"
+
+    plan = Plan(
+        models=(Source(name="played"),),
+        benchmarks=("mme",),
+        strategies=(Arm(strategy="vcd"),),
+        data=root,
+    )
+    run(plan, played(half), tmp_path / "out")
+    found = report(tmp_path / "out")
+    (whole,) = (total for total in found.totals if total.label == "greedy")
+    one = next(result for result in found.results if result.label == "greedy")
+    assert whole.name == "hallucination_subset"
+    low, high = one.metrics["score"].ci or (0, 0)
+    wide, far = whole.ci or (0, 0)
+    assert whole.value == 4 * 125
+    # One picture moves all four tasks: the interval is four times a task's, not twice.
+    assert far - wide == pytest.approx(4 * (high - low), rel=0.15)
 
 
 SPOILT = {

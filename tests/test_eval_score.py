@@ -163,6 +163,78 @@ def test_clashing_ids_are_settled_by_picture_and_object(tmp_path: Path) -> None:
         score("pope", Given(lines(tmp_path / "a.jsonl", both), folder))
 
 
+@pytest.fixture
+def two_splits(tmp_path: Path) -> Path:
+    """Random and popular files that share every question but the dogs."""
+    folder = tmp_path / "coco"
+    folder.mkdir()
+    lines(folder / "coco_pope_random.json", QUESTIONS)
+    other = [q | {"text": q["text"].replace("dog", "bus")} for q in QUESTIONS]
+    lines(folder / "coco_pope_popular.json", other)
+    return folder
+
+
+def pooled(folder: Path, kinds: dict[str, str]) -> list[dict[str, Any]]:
+    """Answers to both files in that order, with the ids of each; one text throughout a split."""
+    return [
+        {"question_id": q["question_id"], "image": q["image"], "prompt": q["text"], "text": text}
+        for kind, text in kinds.items()
+        for q in map(json.loads, (folder / f"coco_pope_{kind}.json").read_text().splitlines())
+    ]
+
+
+def test_pooled_splits_are_never_swapped(two_splits: Path, tmp_path: Path) -> None:
+    said = pooled(two_splits, {"popular": "Yes", "random": "No"})
+    with pytest.raises(BadInput, match=r"a\.jsonl:2: 2 questions ask for 'cat' in a\.jpg, .*split"):
+        score("pope", Given(lines(tmp_path / "a.jsonl", said), two_splits))
+    told = [a | {"category": ("popular", "random")[n >= 8]} for n, a in enumerate(said)]
+    for entry in told:
+        entry["question_id"] += 900  # of another generation: only picture and object lead on
+    found = score("pope", Given(lines(tmp_path / "a.jsonl", told), two_splits)).splits
+    ratios = {split: figures["pope"].metrics["yes_ratio"] for split, figures in found.items()}
+    assert ratios == {"coco/random": 0, "coco/popular": 1}
+    lines(tmp_path / "a.jsonl", [*told, told[0]])
+    with pytest.raises(BadInput, match=r"a\.jsonl:17: no question, or none left, asks for 'bus'"):
+        score("pope", Given(tmp_path / "a.jsonl", two_splits))
+    del told[3]["category"]
+    with pytest.raises(BadInput, match=r"a\.jsonl:4: 2 questions ask for 'umbrella'"):
+        score("pope", Given(lines(tmp_path / "a.jsonl", told), two_splits))
+
+
+def test_one_answer_to_a_question_of_two_splits_is_not_given_to_either(
+    two_splits: Path, tmp_path: Path
+) -> None:
+    said = pooled(two_splits, {"popular": "Yes", "random": "Yes"})
+    assert score("pope", Given(lines(tmp_path / "a.jsonl", said), two_splits)).n == 16
+    said = [said[0], *said[2:]]
+    with pytest.raises(BadInput, match="2 questions ask for 'cat'"):
+        score("pope", Given(lines(tmp_path / "a.jsonl", said), two_splits, partial=True))
+
+
+@pytest.mark.parametrize(("number", "told"), [("0", "0"), ("²", "²"), ("-1", "-1")])
+def test_ids_that_no_file_has_get_one_clear_line(
+    asked: Path, tmp_path: Path, number: str, told: str
+) -> None:
+    entries = [{"question_id": q["question_id"] - 1, "text": "Yes"} for q in QUESTIONS]
+    entries[0]["question_id"] = number
+    with pytest.raises(BadInput, match=f"a.jsonl:1: there is no question {told}"):
+        score("pope", Given(lines(tmp_path / "a.jsonl", entries), asked))
+
+
+def test_questions_are_not_taken_for_answers(asked: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"random\.json holds questions and no answers.*--questions"):
+        score("pope", Given(asked, asked))
+    llava = [{key: q[key] for key in ("question_id", "image", "text")} for q in QUESTIONS]
+    path = lines(tmp_path / "llava_pope_test.jsonl", llava)
+    with pytest.raises(BadInput, match="holds questions and no answers"):
+        score("pope", Given(path, asked))
+    asking = [{"question_id": q["question_id"], "text": "Yes. Is it?"} for q in QUESTIONS]
+    asking[-1]["text"] = "No"
+    assert score("pope", Given(lines(tmp_path / "a.jsonl", asking), asked)).n == 8
+    path = answers(tmp_path / "a.jsonl", ["No, is it?"] * 8)  # beside the question it is an answer
+    assert score("pope", Given(path, asked)).n == 8
+
+
 def test_a_folder_is_narrowed_to_the_one_split_that_was_answered(tmp_path: Path) -> None:
     folder = tmp_path / "coco"
     folder.mkdir()

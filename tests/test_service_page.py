@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_pointing_at_a_word_shows_where_it_looked(visit: Visit) -> None:
     assert page.locator("canvas.heat:visible").count() == 0
     word = page.locator(".words button").nth(4)
     word.hover()
-    assert visit.said().startswith(f"{word.inner_text()} (greedy): ")
+    assert re.match(rf"{word.inner_text()} \(greedy, risk [\d.]+ %\): \d+ % of ", visit.said())
     assert "of the attention lay on the picture, most at the" in visit.said()
     assert page.locator("#picture canvas.heat").is_visible()
     assert _heat(page).std() > 5
@@ -408,6 +409,22 @@ def test_what_is_no_picture_is_refused_in_plain_words(visit: Visit, tmp_path: Pa
     playwright.expect(trouble).to_be_empty()
     visit.ask()
     assert "1x1" in page.inner_text(".reply .trouble >> nth=0")
+    assert all("status of 400" in line for line in visit.wrong)
+    visit.wrong.clear()
+
+
+def test_a_value_out_of_range_is_refused_in_the_servers_words(visit: Visit) -> None:
+    """The form may be closed over the field, so the browser's own check would block in silence."""
+    page = visit.page
+    page.click(".arm >> nth=1 >> summary")
+    page.fill(".parameters input >> nth=0", "99")
+    page.click(".arm >> nth=1 >> summary")
+    visit.ask(example()[0]["questions"][0])
+    (told,) = page.locator(".reply .trouble").all_inner_texts()
+    assert "alpha=99" in told
+    page.fill("#question", "  ")
+    page.click("#send")
+    playwright.expect(page.locator("#trouble")).to_have_text("Write a question first.")
     assert all("status of 400" in line for line in visit.wrong)
     visit.wrong.clear()
 

@@ -1,6 +1,7 @@
 // One word under the lens: where it looked, as heat over the picture, and what else could have been said.
 
 import {byId, make, percent} from "./dom.js";
+import {MEASURES} from "./risk.js";
 
 const GROUPS = {image: "picture", question: "question", answer: "answer so far", system: "rest of the prompt"};
 const ROWS = ["upper", "middle", "lower"], COLUMNS = ["left", "middle", "right"];
@@ -65,9 +66,10 @@ function draw(canvas, {heat, findings}) {
 function sentence(word, strategy) {
   const said = make("strong", {}, word.text);
   if (!word.seen) return [said, ` (${strategy}): nothing is known of how it was said.`];
-  if (!word.mass) return [said, ` (${strategy}).`];
+  const who = ` (${strategy}, risk ${percent(MEASURES.risk.value(word))})`;
+  if (!word.mass) return [said, `${who}.`];
   const where = word.heat ? `, most at the ${place(word.heat)}` : "";
-  return [said, ` (${strategy}): ${percent(word.mass.image)} of the attention lay on the picture${where}.`];
+  return [said, `${who}: ${percent(word.mass.image)} of the attention lay on the picture${where}.`];
 }
 
 function place({rows, columns, values}) {

@@ -63,6 +63,7 @@ function request({strategy, params}) {
 
 async function ask() {
   if (!picture.current) return complain("Choose a picture first.");
+  if (!byId("question").value.trim()) return complain("Write a question first.");
   complain("");
   lens.clear();
   running?.abort();

@@ -9,6 +9,7 @@ export class PictureInput {
   current = null; // {name, uri, url}: url only for an example, which the server has too
   #changed;
   #refused;
+  #wanted = null; // the newest choice: an older one that opens later is dropped
 
   // `changed(picture)` hears of every new picture, `refused(text)` why one cannot be used.
   constructor(changed, refused) {
@@ -32,9 +33,10 @@ export class PictureInput {
 
   async example(example) {
     const url = address(`static/examples/${example.file}`);
-    const blob = await (await fetch(url)).blob();
+    const blob = await fetch(url).then((reply) => reply.blob()).catch(() => null);
+    if (!blob) return this.#refused("The server does not send the picture. Is it still running?");
     const caption = `What the built-in models could name: ${example.things.join(", ")}.`;
-    await this.#show({name: example.file, blob, url, caption, example});
+    return this.#show({name: example.file, blob, url, caption, example});
   }
 
   async take(file) {
@@ -44,6 +46,7 @@ export class PictureInput {
   }
 
   async #show({name, blob, url, caption, example}) {
+    this.#wanted = blob;
     const uri = await dataUri(blob);
     const shown = byId("shown");
     const probe = new Image();
@@ -53,6 +56,7 @@ export class PictureInput {
     } catch {
       return this.#refused(`${name} cannot be opened as a picture.`);
     }
+    if (this.#wanted !== blob) return;
     this.current = {name, uri, url};
     for (const image of [shown, byId("small")]) image.src = uri;
     shown.alt = example ? `Example picture, ${example.theme}. ${caption}` : `Your picture ${name}`;

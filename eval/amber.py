@@ -20,7 +20,6 @@ descriptions NLTK's archives of Punkt, tagger and WordNet.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +98,8 @@ class Amber:
         words = read_words(folder, folder) if GENERATIVE in wanted else None
         truth = read_truth(files.file(folder, *ANNOTATIONS))
         asked = read_entries(files.file(folder, QUERIES))
-        by_split: dict[str, list[Sample]] = {split: [] for split in wanted}
-        for sample in questions(asked, truth, words):
-            if sample.split in by_split:
-                by_split[sample.split].append(sample)
-        found = [sample for own in by_split.values() for sample in islice(own, limit)]
-        files.check_pictures(folder, [str(sample.image) for sample in found], _PLACES)
-        return found
+        found = questions(asked, truth, words)
+        return files.limited(folder, found, wanted, limit, _PLACES)
 
     def picture(self, image: str, data: Path | None) -> Image.Image:
         """Open a picture by its file name."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from halu.eval.dotplot import steps
+from halu.eval.dotplot import Mark, steps
 from halu.eval.position import Positions, Risk
 
 WIDTH, HEIGHT = 300.0, 190.0
@@ -19,14 +19,6 @@ class Dot:
     low: float
     high: float
     told: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A mark of an axis."""
-
-    at: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

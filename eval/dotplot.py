@@ -37,10 +37,10 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
-    """A mark of the axis."""
+class Mark:
+    """A mark of an axis: how far along, and what it says."""
 
-    x: float
+    at: float
     text: str
 
 
@@ -53,7 +53,7 @@ class DotPlot:
     names: float
     zero: float | None
     bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
+    ticks: tuple[Mark, ...]
 
 
 def dotplot(lines: Sequence[Line], around_zero: bool) -> DotPlot | None:
@@ -87,7 +87,7 @@ def dotplot(lines: Sequence[Line], around_zero: bool) -> DotPlot | None:
         zero=left - scale * low if around_zero else None,
         bars=tuple(bars),
         ticks=tuple(
-            Tick(left + scale * (at - low), _written(at, around_zero)) for at in steps(low, high)
+            Mark(left + scale * (at - low), _written(at, around_zero)) for at in steps(low, high)
         ),
     )
 

@@ -6,11 +6,13 @@ and up to two folders below, and a picture in the places that the benchmark name
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from halu.errors import BadImage, BadInput
+from halu.eval.benchmark import Sample
 from halu.images import open_image
 
 
@@ -45,6 +47,27 @@ def file(folder: Path, *names: str) -> Path:
         hint="Looked there and two folders below.",
         param="data",
     )
+
+
+def limited(
+    folder: Path,
+    samples: Iterable[Sample],
+    splits: Sequence[str],
+    limit: int | None,
+    places: Sequence[str],
+) -> list[Sample]:
+    """Keep the first `limit` samples of each of `splits`, in that order, and check their pictures.
+
+    Raises:
+        BadInput: if a picture is missing.
+    """
+    by_split: dict[str, list[Sample]] = {split: [] for split in splits}
+    for sample in samples:
+        if sample.split in by_split:
+            by_split[sample.split].append(sample)
+    found = [sample for own in by_split.values() for sample in islice(own, limit)]
+    check_pictures(folder, [s.image for s in found if s.image is not None], places)
+    return found
 
 
 def check_pictures(folder: Path, names: Iterable[str], places: Sequence[str]) -> None:

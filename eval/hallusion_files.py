@@ -8,7 +8,6 @@ Each object has `category` (VD: needs the figure; VS: the figure adds to what is
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -55,11 +54,9 @@ class HallusionFiles(Hallusion):
             BadInput: for missing files or pictures, or a malformed entry.
         """
         folder = files.needed(data, self.name, _HINT)
-        chosen(self.splits, splits)
+        wanted = chosen(self.splits, splits)
         asked = read_questions(files.file(folder, QUESTIONS), with_figure=not self.judged)
-        found = counted(list(islice(asked, limit)))
-        files.check_pictures(folder, [s.image for s in found if s.image is not None], _PLACES)
-        return found
+        return counted(files.limited(folder, asked, wanted, limit, _PLACES))
 
     def picture(self, image: str, data: Path | None) -> Image.Image:
         """Open a figure by its path below `hallusion_bench`."""

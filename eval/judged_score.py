@@ -26,7 +26,7 @@ class ToldMmhal(mmhal.Mmhal):
 
     def score(self, sample: Sample, text: str) -> Score:
         """Read a rating."""
-        return mmhal.rated(text)
+        return self.read(text)
 
 
 class ToldVallu(vallu.Vallu):
@@ -36,7 +36,7 @@ class ToldVallu(vallu.Vallu):
 
     def score(self, sample: Sample, text: str) -> Score:
         """Read the ratings."""
-        return vallu.rated(text)
+        return self.read(text)
 
 
 @dataclass(frozen=True, slots=True)

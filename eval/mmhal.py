@@ -11,19 +11,18 @@ part of their `image_src`, and `eval_gpt4.py`, from which the judge's instructio
 temperature 0, and a reply without one rating has no value besides counting as 0.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from halu.errors import BadInput
 from halu.eval import folder as files
-from halu.eval.benchmark import Counts, Metric, Sample, Score, benchmarks, chosen, ratio, summed
-from halu.eval.judge import Judge, no_judge
+from halu.eval.benchmark import Counts, Metric, Sample, Score, benchmarks, ratio
+from halu.eval.judge import Judge
+from halu.eval.rated import Rated
 from halu.eval.records import Entry, read_entries
 from halu.eval.wording import texts
 
@@ -33,8 +32,6 @@ METRICS = (
     Metric("score", "higher", "mean rating by the judge, from 0 to 6", unit="number"),
     Metric("hallucination_rate", "lower", "answers rated below 3"),
 )
-_PLACES = ("", "images", "image", "test_data/images")
-_HINT = f"It must hold MMHal-Bench's {QUESTIONS}, {SCRIPT} and the pictures."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,62 +49,32 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Mmhal:
+class Mmhal(Rated):
     """The 96 questions; `category` of a sample is its question type."""
+
+    hint: ClassVar[str] = f"It must hold MMHal-Bench's {QUESTIONS}, {SCRIPT} and the pictures."
+    places: ClassVar[tuple[str, ...]] = ("", "images", "image", "test_data/images")
 
     name: str = "mmhal"
     about: str = "Open questions rated by a judge model (MMHal-Bench, arXiv:2309.14525)"
-    splits: tuple[str, ...] = ("test",)
-    version: int = 1
     rules: str = "mmhal"
-    builtin: bool = False
-    judged: bool = True
-    judge: Judge | None = None
-    suffix: str = ""
-    max_new_tokens: int = 512
     metrics: tuple[Metric, ...] = METRICS
     counts: tuple[str, ...] = COUNTS
 
-    def with_judge(self, judge: Judge) -> "Mmhal":
-        """Return the same benchmark, scored by this judge."""
-        return replace(self, judge=judge, rules=f"{self.rules}, judge {judge.model}")
-
-    def samples(
-        self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
-    ) -> list[Sample]:
-        """List the questions in the order of the file.
-
-        Raises:
-            BadInput: for missing files or pictures, or a malformed entry.
-        """
-        folder = files.needed(data, self.name, _HINT)
-        chosen(self.splits, splits)
+    def questions(self, folder: Path) -> list[Sample]:
+        """Read the template of responses, and what the judge is told from the script."""
         instructions = official_instructions(files.file(folder, SCRIPT))
         entries = read_entries(files.file(folder, QUESTIONS))
-        found = [read_question(entry, place, instructions) for place, entry in enumerate(entries)]
-        found = list(islice(found, limit))
-        files.check_pictures(folder, [str(sample.image) for sample in found], _PLACES)
-        return found
+        return [read_question(entry, place, instructions) for place, entry in enumerate(entries)]
 
-    def picture(self, image: str, data: Path | None) -> Image.Image:
-        """Open a picture by its file name."""
-        return files.open_picture(files.needed(data, self.name, _HINT), image, _PLACES)
-
-    def score(self, sample: Sample, text: str) -> Score:
-        """Have the judge rate one answer.
-
-        Raises:
-            BadInput: without a judge.
-            Failed: if the judge does not answer.
-        """
-        if self.judge is None:
-            raise no_judge(self.name)
+    def ask(self, judge: Judge, sample: Sample, text: str) -> str:
+        """Tell the judge the picture's contents, the question, and both answers."""
         assert isinstance(sample.detail, Question)
-        return rated(self.judge.ask(sample.detail.to_judge(text)))
+        return judge.ask(sample.detail.to_judge(text))
 
-    def tally(self, counts: Iterable[Mapping[str, int]]) -> list[float]:
-        """Add up; some pictures have two questions."""
-        return summed(self.counts, counts)
+    def read(self, reply: str) -> Score:
+        """Read the rating."""
+        return rated(reply)
 
     def rates(self, counts: Counts) -> dict[str, NDArray[np.float64]]:
         """Compute mean rating and hallucination rate."""

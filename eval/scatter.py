@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from halu.eval import words
 from halu.eval.benchmark import Metric
-from halu.eval.dotplot import steps
+from halu.eval.dotplot import Mark, steps
 from halu.eval.summary import Result
 
 WIDTH, HEIGHT = 360.0, 270.0
@@ -34,14 +34,6 @@ class Point:
     label_y: float | None
     flip: bool
     told: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A mark of an axis."""
-
-    at: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

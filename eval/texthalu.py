@@ -18,7 +18,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +81,9 @@ class TextHalu:
             BadInput: for missing files or pictures, or a malformed line.
         """
         folder = files.needed(data, self.name, _HINT)
-        found: list[Sample] = []
-        for split in chosen(self.splits, splits):
-            found += islice(read_questions(folder, split), limit)
-        files.check_pictures(folder, [str(sample.image) for sample in found], _PLACES)
-        return found
+        wanted = chosen(self.splits, splits)
+        found = [sample for split in wanted for sample in read_questions(folder, split)]
+        return files.limited(folder, found, wanted, limit, _PLACES)
 
     def picture(self, image: str, data: Path | None) -> Image.Image:
         """Open a picture by the path that its line names."""

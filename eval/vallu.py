@@ -16,20 +16,18 @@ comes first. Ours: temperature 0 (there 0.7), and a reply is parsed, never evalu
 import ast
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from halu.errors import BadInput
 from halu.eval import folder as files
-from halu.eval.benchmark import Counts, Metric, Sample, Score, benchmarks, chosen, ratio, summed
-from halu.eval.judge import Judge, no_judge
+from halu.eval.benchmark import Counts, Metric, Sample, Score, benchmarks, ratio
+from halu.eval.judge import Judge
+from halu.eval.rated import Rated
 from halu.eval.records import Entry, read_entries
 from halu.eval.wording import texts
 
@@ -41,8 +39,6 @@ METRICS = tuple(
     Metric(aspect, "higher", f"mean rating of {aspect} by the judge, from 1 to 5", unit="number")
     for aspect in ASPECTS
 )
-_PLACES = ("", "images", "datasets", "datasets/images")
-_HINT = f"It must hold {QUESTIONS[0]}, its pictures and {SCRIPT} of the VDGD repository."
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +56,22 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Vallu:
+class Vallu(Rated):
     """The questions of a VaLLu file; `category` of a sample is its task, if told."""
+
+    hint: ClassVar[str] = (
+        f"It must hold {QUESTIONS[0]}, its pictures and {SCRIPT} of the VDGD repository."
+    )
+    places: ClassVar[tuple[str, ...]] = ("", "images", "datasets", "datasets/images")
 
     name: str = "vallu"
     about: str = "Open questions to see and think about, rated by a judge (VDGD, arXiv:2405.15683)"
-    splits: tuple[str, ...] = ("test",)
-    version: int = 1
     rules: str = "vallu"
-    builtin: bool = False
-    judged: bool = True
-    judge: Judge | None = None
-    suffix: str = ""
-    max_new_tokens: int = 512
     metrics: tuple[Metric, ...] = METRICS
     counts: tuple[str, ...] = COUNTS
 
-    def with_judge(self, judge: Judge) -> "Vallu":
-        """Return the same benchmark, scored by this judge."""
-        return replace(self, judge=judge, rules=f"{self.rules}, judge {judge.model}")
-
-    def samples(
-        self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None
-    ) -> list[Sample]:
-        """List the questions in the order of the file.
-
-        Raises:
-            BadInput: for missing files or pictures, or a malformed line.
-        """
-        folder = files.needed(data, self.name, _HINT)
-        chosen(self.splits, splits)
+    def questions(self, folder: Path) -> list[Sample]:
+        """Read the question file, and what the judge is told from the script."""
         before, after = texts(files.file(folder, SCRIPT), "prompt_abstract_1", "prompt_abstract_2")
         found: dict[str, Sample] = {}
         for entry in read_entries(files.file(folder, *QUESTIONS)):
@@ -97,32 +79,19 @@ class Vallu:
             if sample.id in found:
                 raise BadInput(f"{entry.where}: question id {sample.id} occurs twice.")
             found[sample.id] = sample
-        some = list(islice(found.values(), limit))
-        files.check_pictures(folder, [str(sample.image) for sample in some], _PLACES)
-        return some
+        return list(found.values())
 
-    def picture(self, image: str, data: Path | None) -> Image.Image:
-        """Open a picture by the path that its question names."""
-        return files.open_picture(files.needed(data, self.name, _HINT), image, _PLACES)
-
-    def score(self, sample: Sample, text: str) -> Score:
-        """Have the judge look at the picture and rate one answer.
-
-        Raises:
-            BadInput: without a judge.
-            Failed: if the judge does not answer.
-        """
-        if self.judge is None:
-            raise no_judge(self.name)
+    def ask(self, judge: Judge, sample: Sample, text: str) -> str:
+        """Show the judge the picture, the question and the answer."""
         question = sample.detail
         assert isinstance(question, Question)
         assert sample.image is not None
         picture = self.picture(sample.image, question.folder)
-        return rated(self.judge.ask(question.to_judge(text), picture))
+        return judge.ask(question.to_judge(text), picture)
 
-    def tally(self, counts: Iterable[Mapping[str, int]]) -> list[float]:
-        """Add up the answers about one picture."""
-        return summed(self.counts, counts)
+    def read(self, reply: str) -> Score:
+        """Read the five ratings."""
+        return rated(reply)
 
     def rates(self, counts: Counts) -> dict[str, NDArray[np.float64]]:
         """Compute the mean rating of each aspect."""

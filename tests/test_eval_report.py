@@ -312,7 +312,7 @@ def test_forest_plot_has_zero_in_the_middle(summary: Summary) -> None:
     (bar,) = plot.bars
     assert plot.zero is not None
     assert bar.low <= bar.x <= bar.high < plot.zero
-    assert [tick.x for tick in plot.ticks if tick.text == "0"] == [pytest.approx(plot.zero)]
+    assert [tick.at for tick in plot.ticks if tick.text == "0"] == [pytest.approx(plot.zero)]
     assert forest(results[:1], metrics) is None
 
 

@@ -392,6 +392,22 @@ def test_dropped_and_pasted_pictures(visit: Visit) -> None:
     assert all(visit.ask())
 
 
+@pytest.mark.parametrize("size", [(60, 400), (900, 100), (2400, 1800)])
+def test_pictures_of_any_shape_keep_it(visit: Visit, tmp_path: Path, size: tuple[int, int]) -> None:
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    picture.save(tmp_path / "shape.jpg")
+    visit.page.set_input_files("#file", tmp_path / "shape.jpg")
+    playwright.expect(visit.page.locator("#caption")).to_have_text("shape.jpg")
+    visit.ask("What is this?")
+    visit.page.locator(".words button").first.hover()
+    for frame in ("#picture", "#lens"):
+        image = visit.page.locator(f"{frame} .frame img").bounding_box()
+        assert image["width"] / image["height"] == pytest.approx(size[0] / size[1], rel=0.05)
+        assert image["height"] <= 422
+        heat = visit.page.locator(f"{frame} canvas.heat").bounding_box()
+        assert heat == pytest.approx(image, abs=1)
+
+
 def test_what_is_no_picture_is_refused_in_plain_words(visit: Visit, tmp_path: Path) -> None:
     page = visit.page
     bad, text, tiny = tmp_path / "bad.png", tmp_path / "notes.txt", tmp_path / "tiny.png"
@@ -438,7 +454,7 @@ def test_a_wrong_key_is_said_to_be_wrong(browser: Any, tmp_path: Path) -> None:
         assert page.locator("#key").is_visible()
         page.fill("#key", "halu-wrong")
         page.click("#use-key")
-        playwright.expect(page.locator("#trouble")).to_have_text(
+        playwright.expect(page.locator("#key-trouble")).to_have_text(
             "The server does not know this key."
         )
         page.fill("#key", key)

@@ -117,12 +117,15 @@ async function enter() {
     await fill();
     byId("login").hidden = true;
   } catch (error) {
-    const wanted = error.status === 401;
-    const first = wanted && byId("login").hidden;
-    if (wanted) byId("login").hidden = false;
-    complain(first ? "" : wanted ? "The server does not know this key." : error.message);
-    if (wanted) byId("key").focus();
+    if (error.status === 401) login();
+    else complain(error.message);
   }
+}
+
+function login() {
+  byId("key-trouble").textContent = byId("login").hidden ? "" : "The server does not know this key.";
+  byId("login").hidden = false;
+  byId("key").focus();
 }
 
 async function start() {

@@ -58,7 +58,10 @@ export class PictureInput {
     }
     if (this.#wanted !== blob) return;
     this.current = {name, uri, url};
-    for (const image of [shown, byId("small")]) image.src = uri;
+    for (const image of [shown, byId("small")]) {
+      image.src = uri;
+      image.parentElement.style.setProperty("--ratio", probe.naturalWidth / probe.naturalHeight);
+    }
     shown.alt = example ? `Example picture, ${example.theme}. ${caption}` : `Your picture ${name}`;
     shown.hidden = false;
     byId("caption").textContent = caption;

@@ -13,12 +13,13 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check format-check lint types docs-check format docs wheel clean
+.PHONY: help install demo test test-vllm check format-check lint types docs-check format docs wheel clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
 	@echo 'make demo      install, then ask the built-in model and measure it'
 	@echo 'make test      install, then the whole test suite (PYTEST_ARGS=... for a part of it)'
+	@echo 'make test-vllm  the tests that run vLLM, in an environment of their own (.venv-vllm)'
 	@echo 'make check     install, then format, lint, types, generated docs'
 	@echo 'make format    format the code and mend what lint can mend'
 	@echo 'make docs      write the generated parts of the README and docs/strategies'
@@ -32,6 +33,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-vllm: install
+	$(BIN)/python tools/test_vllm.py $(PYTEST_ARGS)
 
 check: format-check lint types docs-check
 

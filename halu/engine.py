@@ -73,19 +73,24 @@ def load(
             on a server, what it calls the model.
         device: torch device; by default cuda where there is one.
         dtype: torch dtype name; by default the checkpoint's own on cuda, float32 on cpu.
-        backend: "hf", in this process, or the URL of an OpenAI-compatible server.
+        backend: "hf", in this process; "vllm", an engine of vLLM's; or the URL of an
+            OpenAI-compatible server.
 
     Raises:
         HaluError: if it cannot be loaded; the message says why.
     """
     if backend == "hf":
         return Local(load_adapter(name, device=device, dtype=dtype))
+    if backend == "vllm":
+        from halu.vllm import load_served
+
+        return load_served(name, device=device, dtype=dtype)
     if backend.startswith(URLS):
         from halu.remote import Remote
 
         return Remote(name, backend)
     raise Unsupported(
-        f"Backend {backend!r} is not there.", hint="There are: hf, or a URL.", param="backend"
+        f"Backend {backend!r} is not there.", hint="There are: hf, vllm, or a URL.", param="backend"
     )
 
 

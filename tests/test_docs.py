@@ -63,6 +63,7 @@ ONLY_IN = {
     "open_clip": ("halu.grounding", "halu.training"),
     "fastapi": ("halu.service",),
     "openai": ("halu.endpoint",),
+    "vllm": ("halu.vllm",),
 }
 WITHOUT_TORCH = ("halu.types", "halu.errors", "halu.registry", "halu.scenes", "halu.eval")
 

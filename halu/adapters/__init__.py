@@ -7,6 +7,11 @@ torchvision_shim.apply()
 import transformers  # noqa: E402
 
 from halu.adapters.adapter import Adapter  # noqa: E402
-from halu.adapters.loading import load_adapter, supported  # noqa: E402
+from halu.adapters.loading import (  # noqa: E402
+    bare_adapter,
+    folder_of,
+    load_adapter,
+    supported,
+)
 
-__all__ = ["Adapter", "load_adapter", "supported", "transformers"]
+__all__ = ["Adapter", "bare_adapter", "folder_of", "load_adapter", "supported", "transformers"]

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+)
 
 from halu.adapters.adapter import Adapter, unsupported
 from halu.adapters.llava import Llava, LlavaNext
@@ -59,11 +64,7 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
     """
     device, dtype = place(device, dtype)
     where, kind = _device(device), _dtype(dtype)
-    source = _source(name)
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(name, source, error) from error
+    source, config = _configured(name)
     adapter = adapter_class(config.model_type)
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
@@ -88,6 +89,46 @@ def place(device: str | None, dtype: str | None) -> tuple[str, str]:
     """Device and dtype of a model that is loaded with these; dtype "auto" is the checkpoint's."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return device, dtype or ("auto" if device.startswith("cuda") else "float32")
+
+
+def bare_adapter(name: str) -> Adapter:
+    """A model without its weights: conversations become prompts, sizes are known, nothing runs.
+
+    Args:
+        name: built-in name, folder, or Hugging Face id.
+
+    Raises:
+        HaluError: as `load_adapter`.
+    """
+    source, config = _configured(name)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    try:
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model"
+        ) from error
+    return adapter_class(config.model_type)(name, model.eval(), processor)
+
+
+def folder_of(name: str) -> str:
+    """What other libraries call a model: a built-in model's folder; otherwise the name itself.
+
+    Raises:
+        Unknown: no such built-in model or folder.
+        BadInput: a folder without weights or with a broken configuration.
+    """
+    return _source(name)
+
+
+def _configured(name: str) -> tuple[str, Any]:
+    source = _source(name)
+    try:
+        return source, AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(name, source, error) from error
 
 
 def _device(device: str) -> torch.device:

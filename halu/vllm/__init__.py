@@ -1,0 +1,69 @@
+"""halu inside vLLM: a plan's branches, attention policies, rule and taps, carried out by vLLM's own
+scheduler, paged cache and kernels.
+
+`halu.load(name, backend="vllm")` is the way in; `docs/vllm.md` has the others. What does not need
+vLLM (what a request carries, how it is planned) is in modules that do not import it.
+"""
+
+import importlib.util
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from halu.errors import BadInput, Unavailable
+
+if TYPE_CHECKING:
+    from halu.vllm.engine import Served
+
+TESTED = ("0.32.0",)
+"""Versions of vLLM on which the tests have run."""
+
+OPTIONS = "HALU_VLLM"
+"""Environment variable with further engine arguments as a JSON object."""
+DEFAULTS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+"""vLLM's own variables, where the user has not set them: the engine runs where it is called, and
+what a command prints stays its own.
+"""
+
+
+def load_served(name: str, *, device: str | None = None, dtype: str | None = None) -> "Served":
+    """A model in a vLLM engine.
+
+    Args:
+        name: built-in name, folder, or Hugging Face id.
+        device: none; vLLM runs where it was built for.
+        dtype: torch dtype name.
+
+    Raises:
+        Unavailable: if vLLM is not here, or another than halu knows.
+        BadInput: if a device is named, or `HALU_VLLM` cannot be read.
+        HaluError: if the model cannot be loaded.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise Unavailable(
+            "vLLM is not installed.",
+            hint="See docs/vllm.md; backend='hf' needs it not.",
+            param="backend",
+        )
+    if device is not None:
+        raise BadInput("vLLM chooses the device itself.", hint="Leave it out.", param="device")
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from halu.vllm.engine import Served
+
+    return Served(name, dtype=dtype, **_options())
+
+
+def _options() -> dict[str, Any]:
+    text = os.environ.get(OPTIONS, "{}")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"{OPTIONS} is no JSON object: {text!r}.", param="backend")
+    return found

@@ -1,0 +1,94 @@
+"""Which engine requests belong together, and which of them the scheduler may let in."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+PATIENCE = 60.0
+"""Seconds that a branch waits for the others of its request to arrive."""
+
+
+@dataclass(slots=True)
+class Group:
+    """The branches of one request.
+
+    Attributes:
+        size: how many there are to be.
+        members: those that have come, by name.
+        since: when the first came, in seconds of a clock that never goes back.
+    """
+
+    size: int
+    since: float
+    members: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all have come."""
+        return len(self.members) == self.size
+
+
+class Groups:
+    """All groups that the scheduler knows.
+
+    Args:
+        clock: what time it is.
+        patience: seconds that a branch waits for others.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, patience: float = PATIENCE
+    ) -> None:
+        self.clock = clock
+        self.patience = patience
+        self._of: dict[str, Group] = {}
+        self._named: dict[str, Group] = {}
+
+    def add(self, group: str, size: int, name: str, request: Any) -> None:
+        """A branch has come."""
+        one = self._named.setdefault(group, Group(size, self.clock()))
+        one.members[name] = request
+        self._of[name] = one
+
+    def of(self, name: str) -> Group | None:
+        """The group of a request, if it has one."""
+        return self._of.get(name)
+
+    def drop(self, names: Iterable[str]) -> set[str]:
+        """Requests are over; returns those that cannot go on without them, dropped too."""
+        gone = set(names)
+        left: set[str] = set()
+        for name in gone:
+            group = self._of.get(name)
+            if group is not None:
+                left |= set(group.members) - gone
+        ended = {id(self._of.pop(name)) for name in gone | left if name in self._of}
+        self._named = {key: one for key, one in self._named.items() if id(one) not in ended}
+        return left
+
+    def late(self) -> set[str]:
+        """Branches that have waited too long for others."""
+        now = self.clock()
+        waiting = (one for one in self._named.values() if not one.whole)
+        return {name for one in waiting if now - one.since > self.patience for name in one.members}
+
+    def admits(self, name: str, running: frozenset[str], slots: int) -> bool:
+        """Whether a waiting branch may be let in.
+
+        A branch comes in when another of its request runs already; or, as the first of its request,
+        when all have arrived, no other request is half in, and there are slots for all. Else
+        branches that wait for each other could fill all slots.
+        """
+        group = self._of.get(name)
+        if group is None:
+            return True
+        if not group.whole:
+            return False
+        if any(member in running for member in group.members):
+            return True
+        half_open = any(
+            one.whole and 0 < sum(member in running for member in one.members) < one.size
+            for one in self._named.values()
+        )
+        return not half_open and slots >= group.size

@@ -1,0 +1,78 @@
+"""The entry point of `vllm.general_plugins`, called by vLLM in each of its processes, and the list
+of what halu relies on inside vLLM.
+
+Whatever is missing is told by name at the start: a renamed hook must never mean a plugin that
+silently does nothing.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from halu.errors import Unavailable
+from halu.vllm import TESTED
+
+RUNNER: Mapping[str, tuple[str, ...]] = {
+    "_update_states": ("scheduler_output",),
+    "_model_forward": ("input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
+    "_sample": ("logits", "spec_decode_metadata"),
+    "sample_tokens": ("grammar_output",),
+    "initialize_kv_cache": ("kv_cache_config",),
+}
+"""Methods of vLLM's first model runner that are extended, and what they are called with."""
+STATE = ("requests", "input_batch", "query_start_loc", "discard_request_mask", "model_config")
+SCHEDULER: Mapping[str, tuple[str, ...]] = {
+    "schedule": (),
+    "add_request": ("request",),
+    "update_from_output": ("scheduler_output", "model_runner_output"),
+    "finish_requests": ("request_ids", "finished_status"),
+    "_handle_blocked_waiting_request": ("request",),
+    "_preempt_request": ("request", "timestamp"),
+}
+"""The same of its scheduler."""
+
+
+def register() -> None:
+    """Makes halu's attention known to vLLM. Cheap, and may be called often."""
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+    from halu.vllm.attention import PATH
+
+    register_backend(AttentionBackendEnum.CPU_ATTN, PATH)
+
+
+def check_runner(runner: Any) -> None:
+    """Raises if the runner is not as it was when halu was tested.
+
+    Raises:
+        Unavailable: naming what is missing and the tested versions.
+    """
+    check_methods(type(runner).__mro__[1], RUNNER)
+    for name in STATE:
+        if not hasattr(runner, name):
+            raise _moved(f"{type(runner).__name__} has no {name}")
+
+
+def check_methods(cls: type, wanted: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises if a class has not these methods, or if they are called in another way.
+
+    Raises:
+        Unavailable: naming what is missing and the tested versions.
+    """
+    for name, parameters in wanted.items():
+        method = getattr(cls, name, None)
+        known = inspect.signature(method).parameters if method is not None else {}
+        missing = [each for each in parameters if each not in known]
+        if method is None or missing:
+            what = f"no {', '.join(missing)}" if method is not None else "not there"
+            raise _moved(f"{cls.__name__}.{name}: {what}")
+
+
+def _moved(what: str) -> Unavailable:
+    import vllm
+
+    return Unavailable(
+        f"vLLM {vllm.__version__} is built in another way than halu knows ({what}).",
+        hint=f"Tested with vLLM {', '.join(TESTED)}.",
+        param="backend",
+    )

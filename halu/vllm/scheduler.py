@@ -1,0 +1,153 @@
+"""vLLM's scheduler for requests of several branches: `--scheduler-cls
+halu.vllm.scheduler.Coupled`.
+
+Branches are ordinary requests. They come in together, and a row that the runner dropped, because
+another branch had none in that step, is read again in a later one. When a branch ends, the others
+do, and whoever asked is told why.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.request import RequestStatus
+
+from halu.errors import HaluError
+from halu.vllm.asked import Asked, read
+from halu.vllm.groups import Groups
+from halu.vllm.plugin import SCHEDULER, check_methods
+
+LEFT = "Another branch of the same request has ended."
+LATE = "The other branches of this request have not come."
+STALLED = 2
+"""Steps with nothing but dropped rows after which halves make room."""
+
+
+class Coupled(Scheduler):  # type: ignore[misc]
+    """vLLM's scheduler, branches admitted together."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_methods(Scheduler, SCHEDULER)
+        super().__init__(*args, **kwargs)
+        self.halu_groups = Groups()
+        self.halu_failed: dict[str, str] = {}
+        self.halu_idle = 0
+
+    def add_request(self, request: Any) -> None:
+        """Takes a request in; what is wrong with it is told in the next step."""
+        super().add_request(request)
+        params, name = request.sampling_params, request.request_id
+        try:
+            asked = read(params.extra_args if params is not None else None)
+        except HaluError as error:
+            self.halu_failed[name] = str(error)
+            return
+        if asked is None:
+            return
+        why = self._unfit(request, asked)
+        if why is not None:
+            self.halu_failed[name] = why
+        if asked.group:
+            self.halu_groups.add(asked.group, len(asked.branches), name, request)
+
+    def schedule(self, *args: Any, **kwargs: Any) -> Any:
+        """The next step; requests that wait in vain end first."""
+        self.halu_failed |= dict.fromkeys(self.halu_groups.late(), LATE)
+        if self.halu_idle >= STALLED:
+            self._make_room()
+        return super().schedule(*args, **kwargs)
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
+        """What the step came to: dropped rows are to be read again, failed requests end."""
+        dropped = getattr(model_runner_output, "halu_dropped", {})
+        failed = {**self.halu_failed, **getattr(model_runner_output, "halu_failed", {})}
+        self.halu_failed = {}
+        for name, count in dropped.items():
+            request = self.requests.get(name)
+            if request is not None and request.status == RequestStatus.RUNNING:
+                request.num_computed_tokens = max(0, request.num_computed_tokens - count)
+        scheduled = len(scheduler_output.num_scheduled_tokens)
+        self.halu_idle = self.halu_idle + 1 if 0 < len(dropped) == scheduled else 0
+        found = super().update_from_output(scheduler_output, model_runner_output)
+        over = {
+            one.request_id
+            for outputs in found.values()
+            for one in outputs.outputs
+            if one.finish_reason is not None
+        }
+        left = self.halu_groups.drop(over)
+        failed |= {name: LEFT for name in left if name not in failed}
+        self._end(failed, found)
+        return found
+
+    def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
+        """Ends requests from outside; the other branches end with the next step."""
+        ended = super().finish_requests(request_ids, finished_status)
+        left = self.halu_groups.drop(request.request_id for request in ended)
+        self.halu_failed |= {name: LEFT for name in left if name not in self.halu_failed}
+        return ended
+
+    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+        if not super()._handle_blocked_waiting_request(request):
+            return False
+        name = request.request_id
+        if name in self.halu_failed:
+            return False
+        running = frozenset(each.request_id for each in self.running)
+        slots = self.max_num_running_reqs - len(self.running)
+        return self.halu_groups.admits(name, running, slots)
+
+    def has_requests(self) -> bool:
+        """Whether there is anything to do, telling failures included."""
+        return bool(self.halu_failed) or bool(super().has_requests())
+
+    def _unfit(self, request: Any, asked: Asked) -> str | None:
+        """Why a request can never run here."""
+        if asked.steers and self.cache_config.enable_prefix_caching and not request.cache_salt:
+            return "A strategy that changes keys and values needs a cache_salt of its own."
+        if asked.steers and self.scheduler_config.enable_chunked_prefill:
+            return "This strategy sees whole prompts: start vLLM with --no-enable-chunked-prefill."
+        most = request.num_prompt_tokens + (request.max_tokens or 0)
+        blocks = -(-most // self.block_size) * len(asked.branches)
+        there = self.kv_cache_config.num_blocks - 1  # one is vLLM's own
+        if asked.group and blocks > there:
+            return (
+                f"{len(asked.branches)} branches of {most} tokens need {blocks} blocks of the"
+                f" cache; it has {there}."
+            )
+        if asked.group and len(asked.branches) > self.max_num_running_reqs:
+            return f"{len(asked.branches)} branches need as many slots (--max-num-seqs)."
+        return None
+
+    def _make_room(self) -> None:
+        """Sends all halves back whose partners wait, but those of the oldest request."""
+        running = {request.request_id for request in self.running}
+        halves = []
+        for request in self.running:
+            group = self.halu_groups.of(request.request_id)
+            if group is not None and not all(name in running for name in group.members):
+                halves.append((group.since, request))
+        oldest = min((since for since, _ in halves), default=0.0)
+        for since, request in halves:
+            if since > oldest:
+                self.running.remove(request)
+                self._preempt_request(request, 0.0)
+        self.halu_idle = 0
+
+    def _end(self, failed: dict[str, str], found: dict[int, Any]) -> None:
+        """Ends requests and tells those who asked."""
+        alive = {name: why for name, why in failed.items() if name in self.requests}
+        ended: Iterable[Any] = super().finish_requests(set(alive), RequestStatus.FINISHED_ERROR)
+        left = self.halu_groups.drop(alive)
+        self.halu_failed |= dict.fromkeys(left, LEFT)
+        for request in ended:
+            told = found.setdefault(request.client_index, EngineCoreOutputs())
+            told.outputs.append(
+                EngineCoreOutput(
+                    request_id=request.request_id,
+                    new_token_ids=[],
+                    finish_reason=FinishReason.ERROR,
+                    stop_reason=alive[request.request_id],
+                )
+            )

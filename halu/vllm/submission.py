@@ -1,0 +1,175 @@
+"""From a request to what the engine is given: one engine request for each branch of its plan."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from halu.adapters import Adapter
+from halu.adapters.adapter import check_pixels
+from halu.adapters.vision import digest
+from halu.context import Ask
+from halu.errors import BadInput, Unsupported
+from halu.layout import Layout
+from halu.planning import Chosen, choose
+from halu.prompt import Prompt
+from halu.strategy import Branch, Plan
+from halu.transcript import Transcript
+from halu.types import Answer, Event, Request, Usage
+from halu.vllm.asked import Asked
+from halu.vllm.contexts import FrontContext, check_search
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One branch on its way.
+
+    Attributes:
+        name: unique in the engine.
+        prompt: what it runs on.
+        asked: what it carries.
+        salt: keeps its keys and values from those of others; empty if they are as a plain
+            request's.
+    """
+
+    name: str
+    prompt: Prompt
+    asked: Asked
+    salt: str
+
+
+class Submission:
+    """One request: its branches in the engine, and the answer that grows.
+
+    Args:
+        adapter: the model, without weights.
+        request: the request.
+        ask: how texts are said beside decoding.
+        longest: most tokens of prompt and answer.
+
+    Raises:
+        HaluError: if it cannot be planned, or not here.
+    """
+
+    def __init__(self, adapter: Adapter, request: Request, ask: Ask, longest: int) -> None:
+        _check(request)
+        self.adapter = adapter
+        self.request = request
+        self.chosen: Chosen = choose(request)
+        self.plan, self.contexts = self.chosen.plan(adapter, request, context=FrontContext, ask=ask)
+        search = self.plan.search.start(request.sampling, adapter.ends, self.plan.main.prompt.ids)
+        check_search(search)
+        for branch in (self.plan.main, *self.plan.extra):
+            _fits(branch, request, longest)
+        self.said = Transcript(adapter.tokenizer, request, adapter.ends)
+        self.tokens: list[int] = []
+        self.answer: Answer | None = None
+
+    def sent(self) -> list[Sent]:
+        """Its branches under new names, the main one first."""
+        branches = (self.plan.main, *self.plan.extra)
+        group = uuid.uuid4().hex
+        return [_sent(self, branch, branches, group) for branch in branches]
+
+    def hear(self, tokens: Sequence[int], ended: bool) -> Event | None:
+        """Takes tokens of the main branch; returns what there is to tell."""
+        for token in tokens:
+            if self.answer is None:
+                self.said.say(token)
+                self.tokens.append(token)
+                ended |= token in self.adapter.ends or self.said.stopped
+                if ended and token is not tokens[-1]:
+                    break
+        return self._last() if ended else self.said.news()
+
+    def _last(self) -> Event:
+        tokens = self.said.close()
+        stopped = self.said.stopped or (bool(tokens) and tokens[-1].id in self.adapter.ends)
+        layout: Layout = self.plan.main.prompt.layout
+        width = 1 + len(self.plan.extra)
+        self.answer = Answer(
+            text=self.said.stream.text,
+            tokens=tokens,
+            finish_reason="stop" if stopped else "length",
+            usage=Usage(
+                prompt_tokens=layout.length,
+                image_tokens=layout.image_tokens,
+                completion_tokens=len(tokens),
+                forwards=width * len(tokens) + sum(ctx.forwards for ctx in self.contexts),
+            ),
+            strategy=self.chosen.resolved,
+        )
+        return self.said.last(self.answer)
+
+
+def _sent(one: Submission, branch: Branch, branches: Sequence[Branch], group: str) -> Sent:
+    steers = _steers(one.plan, branch)
+    asked = Asked(
+        strategy=one.chosen.resolved.name,
+        params=one.request.params,
+        sampling=one.request.sampling,
+        branch=branch.name,
+        branches=tuple(each.name for each in branches),
+        group=group if len(branches) > 1 else "",
+        steers=steers,
+        sizes=tuple(image.size for image in branch.prompt.images),
+    )
+    name = f"halu-{group}-{branch.name}"
+    return Sent(name, branch.prompt, asked, name if steers else "")
+
+
+def _steers(plan: Plan, branch: Branch) -> bool:
+    if not branch.prompt.layout.images:
+        return False
+    return bool(branch.policies or (branch.steered and plan.policies))
+
+
+def _fits(branch: Branch, request: Request, longest: int) -> None:
+    check_pixels(branch.prompt)
+    length = len(branch.prompt.ids)
+    if length + request.sampling.max_new_tokens > longest:
+        raise BadInput(
+            f"A prompt of {length} tokens and {request.sampling.max_new_tokens} new ones are more"
+            f" than the engine's {longest}.",
+            hint="Ask for fewer, or load with a greater max_model_len.",
+            param="max_new_tokens",
+        )
+
+
+def _check(request: Request) -> None:
+    if request.evidence != "none" or request.sampling.logprobs is not None:
+        raise Unsupported(
+            "vLLM tells neither evidence nor logprobs of halu's tokens.",
+            hint='Use backend="hf".',
+            param="evidence" if request.evidence != "none" else "logprobs",
+        )
+
+
+def engine_input(processor: Any, adapter: Adapter, sent: Sent) -> dict[str, Any]:
+    """The prompt as vLLM's engine takes it, its pixels as halu made them.
+
+    Args:
+        processor: vLLM's own, which knows how the pixels of several pictures lie.
+        adapter: the model.
+        sent: the branch.
+    """
+    from vllm.inputs.engine import mm_input, tokens_input
+    from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
+
+    prompt, salt = sent.prompt, sent.salt or None
+    spans = prompt.layout.images
+    if not spans:
+        plain: dict[str, Any] = tokens_input(list(prompt.ids), cache_salt=salt)
+        return plain
+    pixels = dict(prompt.pixels)
+    config = processor._get_mm_fields_config(pixels, {})
+    each = [digest(adapter.take(pixels, n, n + 1)) for n in range(len(spans))]
+    places = [PlaceholderRange(offset=span.start, length=span.stop - span.start) for span in spans]
+    found: dict[str, Any] = mm_input(
+        list(prompt.ids),
+        MultiModalKwargsItems.from_hf_inputs(pixels, config),
+        {"image": each},
+        {"image": places},
+        cache_salt=salt,
+    )
+    return found

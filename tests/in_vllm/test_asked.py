@@ -1,0 +1,127 @@
+"""What a request carries into vLLM, and who waits for whom: needs no vLLM."""
+
+import json
+from typing import Any
+
+import pytest
+
+import halu
+from halu.adapters import bare_adapter
+from halu.errors import BadInput, HaluError, Unavailable, Unsupported
+from halu.types import Sampling
+from halu.vllm import TESTED, load_served
+from halu.vllm.asked import KEY, Asked, read
+from halu.vllm.groups import Groups
+from halu.vllm.plugin import check_methods
+
+
+def test_what_is_written_is_read() -> None:
+    asked = Asked(
+        strategy="vcd",
+        params={"alpha": 0.5},
+        sampling=Sampling(seed=3, stop=("a",)),
+        branch="ruined",
+        branches=("main", "ruined"),
+        group="g",
+        steers=True,
+        sizes=((3, 4),),
+    )
+    assert read({KEY: asked.text()}) == asked
+    assert read({}) is None
+    assert read(None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ({"strategy": "vcd"}, "JSON string"),
+        ("{", "JSON"),
+        ("[]", "object"),
+        ('{"strateg": "vcd"}', "strateg"),
+        ('{"sampling": {"temperature": -1}}', "temperature"),
+        ('{"branch": "ruined"}', "do not fit"),
+        ('{"branches": ["main", "ruined"]}', "do not fit"),
+        ('{"group": "g"}', "do not fit"),
+        ('{"branches": []}', "branches"),
+        ('{"sizes": [[0, 5]]}', "sizes"),
+        (json.dumps({"sizes": [[10**9, 5]]}), "sizes"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(value: Any, word: str) -> None:
+    with pytest.raises(BadInput, match=word):
+        read({KEY: value})
+
+
+def groups(clock: list[float]) -> Groups:
+    known = Groups(lambda: clock[0], patience=10)
+    for group, names in (("p", "ab"), ("q", "cd")):
+        for name in names:
+            known.add(group, 2, name, None)
+    known.add("r", 2, "e", None)
+    return known
+
+
+def test_a_branch_waits_for_the_others_of_its_request() -> None:
+    known = groups([0.0])
+    assert known.admits("x", frozenset(), 0)  # a plain request is vLLM's own affair
+    assert known.admits("a", frozenset(), 2)
+    assert not known.admits("a", frozenset(), 1)
+    assert not known.admits("e", frozenset(), 9)
+    assert known.admits("b", frozenset("a"), 1)
+    assert not known.admits("c", frozenset("a"), 9)  # another request is half in
+    assert known.admits("c", frozenset("ab"), 2)
+
+
+def test_who_waits_too_long_is_told() -> None:
+    clock = [0.0]
+    known = groups(clock)
+    assert known.late() == set()
+    clock[0] = 11.0
+    assert known.late() == {"e"}
+
+
+def test_one_branch_takes_the_others_along() -> None:
+    known = groups([0.0])
+    assert known.drop(["a", "x"]) == {"b"}
+    assert known.of("b") is None
+    assert known.drop(["c", "d"]) == set()
+    assert known.of("e") is not None
+
+
+def test_an_adapter_without_weights_makes_the_same_prompts(picture: Any) -> None:
+    from halu.vlm import asking
+
+    for name in ("tiny-llava", "tiny-qwen"):
+        whole, bare = halu.load(name).adapter, bare_adapter(name)  # type: ignore[attr-defined]
+        messages = asking(picture(), "What is this?").messages
+        one, other = whole.encode(messages), bare.encode(messages)
+        assert one.ids == other.ids
+        assert one.layout == other.layout
+        assert one.positions.equal(other.positions)
+        assert whole.facts == bare.facts
+        assert whole.ends == bare.ends
+
+
+def test_a_renamed_method_is_told_by_name() -> None:
+    class Changed:
+        def kept(self, request: Any) -> None:
+            pass
+
+    check_methods(Changed, {"kept": ("request",)})
+    pytest.importorskip("vllm")
+    with pytest.raises(Unavailable, match=f"Changed.gone.*{TESTED[0]}"):
+        check_methods(Changed, {"gone": ()})
+    with pytest.raises(Unavailable, match=r"Changed.kept: no name"):
+        check_methods(Changed, {"kept": ("request", "name")})
+
+
+def test_mistakes_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="not installed"):
+        load_served("tiny-llava")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(BadInput, match="device"):
+        load_served("tiny-llava", device="cpu")
+    with pytest.raises(Unsupported, match="vllm"):
+        halu.load("tiny-llava", backend="onnx")
+    assert issubclass(Unavailable, HaluError)

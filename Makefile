@@ -56,6 +56,7 @@ docs-check: install
 	$(BIN)/python tools/readme_tables.py --check
 	$(BIN)/python tools/strategy_pages.py --check
 	$(BIN)/python tools/results_page.py --check
+	$(BIN)/python tools/vllm_page.py --check
 
 format: install
 	$(BIN)/ruff check --fix-only $(wildcard $(CODE))
@@ -65,6 +66,7 @@ docs: install
 	$(BIN)/python tools/readme_tables.py
 	$(BIN)/python tools/strategy_pages.py
 	$(BIN)/python tools/results_page.py
+	$(BIN)/python tools/vllm_page.py
 
 wheel: install
 	rm -rf build/lib

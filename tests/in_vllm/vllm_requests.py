@@ -19,7 +19,9 @@ REFUSED = {
     "fia": "vision tower",
     "halc": "several hypotheses",
     "opera": "several hypotheses",
+    "sentinel": "several hypotheses",
     "vdgd": "watches the model",
+    "woodpecker": "several hypotheses",
 }
 """Strategies that do not run in vLLM, and a word of the reason."""
 SUMS = ("vcd+ritual", "vhr+ritual", "var+vcd")

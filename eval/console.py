@@ -23,17 +23,18 @@ class _Column:
 
 
 def show(summary: Summary) -> None:
-    """Print every table. A terminal that is too narrow gets it in parts; a pipe or file gets it
-    whole, however wide it is.
+    """Print every table, and what makes the figures worth less than they look. A terminal that is
+    too narrow gets a table in parts; a pipe or file gets it whole, however wide it is.
     """
     console = Console()
-    if not console.is_terminal:
-        found = tables(summary, None)
+    width = console.width if console.is_terminal else None
+    found = tables(summary, width) + _totals(summary)
+    if width is None:
         console.width = max([console.width, *(_width(table) for table in found)])
-    else:
-        found = tables(summary, console.width)
     for table in found:
         console.print(table)
+    for note in summary.notes:
+        console.print(f"Note: {note}", style="yellow", soft_wrap=True)
 
 
 def tables(summary: Summary, width: int | None) -> list[Table]:
@@ -52,8 +53,30 @@ def tables(summary: Summary, width: int | None) -> list[Table]:
 def _title(first: Result, summary: Summary) -> str:
     several = len({result.model for result in summary.results}) > 1
     model = f"{first.model} · " if several else ""
-    pictures = f"{first.n} samples, {first.images} pictures"
-    return f"{model}{first.benchmark} · {first.split} · {pictures}"
+    size = f"{words.count(first.n, 'sample')}, {words.count(first.images, 'picture')}"
+    return f"{model}{first.benchmark} · {first.split} · {size}"
+
+
+def _totals(summary: Summary) -> list[Table]:
+    """The published figures over several splits, a table for each model and benchmark."""
+    found: dict[tuple[str, str], Table] = {}
+    for total in summary.totals:
+        table = found.get((total.model, total.benchmark))
+        if table is None:
+            title = f"{total.model} · {total.benchmark} · over its splits"
+            table = Table("strategy", "figure", title=title, title_justify="left")
+            table.add_column("value", justify="right")
+            table.add_column("from plain", justify="right")
+            found[total.model, total.benchmark] = table
+        metric = next(m for m in benchmarks.get(total.benchmark).metrics if m.name == total.metric)
+        delta = total.vs_greedy
+        table.add_row(
+            total.label,
+            total.name,
+            f"{words.figure(total.value, metric)} ({words.span(total.ci, metric)})",
+            "" if delta is None else f"{words.change(delta.delta, metric)} {delta.verdict}",
+        )
+    return list(found.values())
 
 
 def _fitting(

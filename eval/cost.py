@@ -30,7 +30,7 @@ def cost(rows: Sequence[Row], greedy: Sequence[Row]) -> Cost:
     return Cost(
         tokens_per_second=tokens / seconds if seconds else None,
         seconds_per_sample=_seconds(warm),
-        forwards_per_token=forwards / tokens if tokens else None,
+        forwards_per_token=forwards / tokens if tokens and forwards else None,
         peak_memory_mb=max(peaks, default=None),
         time_vs_greedy=own / base if own is not None and base else None,
     )

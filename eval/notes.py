@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from halu.eval import words
 from halu.eval.paired import Table
 
 FEW = 30
@@ -20,7 +21,8 @@ def notes(tables: Sequence[Table]) -> Iterator[str]:
         few[name] = min(images, few.get(name, images))
     for name, images in few.items():
         if images < FEW:
-            yield f"{name}: {images} pictures are few; intervals are too narrow below about {FEW}."
+            pictures = f"{words.count(images, 'picture')} {'is' if images == 1 else 'are'} few"
+            yield f"{name}: {pictures}; intervals are too narrow below about {FEW}."
     for table in tables:
         where = f"{table.benchmark.name}, {table.split}"
         where += f", {table.model}" if several else ""

@@ -7,7 +7,7 @@ cores between them and take the GPUs in turn. Times are taken inside them.
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,16 +23,23 @@ if TYPE_CHECKING:
     from halu.vlm import VLM
 
 
+Loader = Callable[..., "VLM"]
+"""`halu.load`, or something that takes the same arguments."""
+
+
 @contextmanager
-def pool(source: Source, workers: int) -> Iterator[Backend]:
-    """Open a model in so many processes; answers raise what the model raises, there and here."""
+def pool(source: Source, workers: int, load: Loader) -> Iterator[Backend]:
+    """Open a model in so many processes; answers raise what the model raises, there and here.
+
+    `load` is a function of a module, since processes find it by its name.
+    """
     spawn = multiprocessing.get_context("spawn")
     numbers: Queue[int] = spawn.Queue()
     for number in range(workers):
         numbers.put(number)
     threads = max(1, (os.cpu_count() or 1) // workers)
     executor = ProcessPoolExecutor(
-        workers, spawn, initializer=_begin, initargs=(source, numbers, threads)
+        workers, spawn, initializer=_begin, initargs=(source, numbers, threads, load)
     )
 
     def answer(requests: list[Request]) -> Timed:
@@ -52,8 +59,8 @@ def pool(source: Source, workers: int) -> Iterator[Backend]:
 class _Worker:
     """A process's model, or why it has none."""
 
-    def __init__(self, source: Source, number: int) -> None:
-        from halu.engine import gpus, load
+    def __init__(self, source: Source, number: int, load: Loader) -> None:
+        from halu.engine import gpus
 
         device, count = source.device, gpus()
         if device == "cuda" and count:
@@ -84,10 +91,10 @@ _worker: _Worker | None = None
 """Of this process, if it is one."""
 
 
-def _begin(source: Source, numbers: "Queue[int]", threads: int) -> None:
+def _begin(source: Source, numbers: "Queue[int]", threads: int, load: Loader) -> None:
     global _worker
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch is imported
-    _worker = _Worker(source, numbers.get())
+    _worker = _Worker(source, numbers.get(), load)
 
 
 def _answer(requests: list[Request]) -> Timed:

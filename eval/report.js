@@ -332,7 +332,13 @@ function onKey(event) {
   event.preventDefault();
 }
 
+/** A plot that is wider than its place opens with zero in the middle. */
+function centre() {
+  for (const box of document.querySelectorAll(".panel.wide")) box.scrollLeft = (box.scrollWidth - box.clientWidth) / 2;
+}
+
 function start() {
+  centre();
   let waiting = 0;
   const later = (wait) => {
     clearTimeout(waiting);

@@ -1,20 +1,13 @@
 """The models of a run: what is known of one before it is loaded, and how it is opened."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from halu.errors import BadInput
 from halu.eval.backends import Backend, Opener, backend
 from halu.eval.plan import Source
-from halu.eval.processes import pool
+from halu.eval.processes import Loader, pool
 from halu.weights import fingerprint
-
-if TYPE_CHECKING:
-    from halu.vlm import VLM
-
-Loader = Callable[..., "VLM"]
-"""`halu.load`, or something that takes the same arguments."""
 
 
 def described(
@@ -33,7 +26,7 @@ def described(
         dtype: torch dtype name of those in this process.
 
     Raises:
-        BadInput: if the number of backends fits neither.
+        BadInput: if the number of backends fits neither, or a model is named twice.
     """
     if len(backends) not in (0, 1, len(models)):
         raise BadInput(
@@ -42,10 +35,14 @@ def described(
             param="backend",
         )
     reached = backends or ("hf",)
-    return tuple(
+    found = [
         _described(name, reached[number % len(reached)], device, dtype)
         for number, name in enumerate(models)
-    )
+    ]
+    labels = [source.label for source in found]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise BadInput(f"Model {twice!r} is named twice.", param="model")
+    return tuple(found)
 
 
 def _described(name: str, backend: str, device: str | None, dtype: str | None) -> Source:
@@ -74,7 +71,7 @@ def opening(load: Loader, workers: int = 1) -> Opener:
     @contextmanager
     def opened(source: Source) -> Iterator[Backend]:
         if workers > 1 and not is_url(source.backend):
-            with pool(source, workers) as processes:
+            with pool(source, workers, load) as processes:
                 yield processes
         else:
             vlm = load(

@@ -40,6 +40,11 @@ def probability(p: float | None) -> str:
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
+def count(number: int, thing: str) -> str:
+    """Write how many: "1 picture", "1,000 samples"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def amount(value: float | None, digits: int = 2) -> str:
     """Write a plain number; a dash where it is not known."""
     return "–" if value is None else f"{value:,.{digits}f}"

@@ -75,6 +75,10 @@ class Unavailable(HaluError):
     status = 501
 
 
+class Interrupted(HaluError):
+    """Stopped by its user; the message says what is kept."""
+
+
 class Failed(HaluError):
     """The work itself failed."""
 

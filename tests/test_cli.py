@@ -202,3 +202,25 @@ def test_a_killed_bench_goes_on_where_it_was(tmp_path: Path) -> None:
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     ids = [json.loads(line)["id"] for line in rows.read_text().splitlines()]
     assert len(ids) == len(set(ids)) == 30
+
+
+def test_an_interrupted_bench_says_what_is_kept(
+    halu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halu.eval import run as runner
+
+    asked = []
+
+    def answered(*args: Any) -> Any:
+        asked.append(args)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    real = runner.answered
+    monkeypatch.setattr(runner, "answered", answered)
+    out = tmp_path / "run"
+    code, _, err = halu("bench", "pope-scenes", "--limit", 4, "--batch-size", 4, "-o", out)
+    assert code == 130
+    last = err.strip().splitlines()[-1]
+    assert last == f"halu: interrupted. 4 of 12 answers are kept in {out}. Go on with --resume."

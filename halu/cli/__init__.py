@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from halu.errors import Failed, HaluError
+from halu.errors import Failed, HaluError, Interrupted
 
 app = typer.Typer(
     name="halu",
@@ -42,6 +42,10 @@ UsageError: type[Exception] = next(
 )
 
 
+INTERRUPTED = 130
+"""Exit status, as shells have it: 128 and the signal's number."""
+
+
 def main() -> None:
     """Entry point: 0 done, 1 the work failed, 2 the call was wrong; a mistake is one line on
     stderr.
@@ -52,13 +56,15 @@ def main() -> None:
 def _run() -> int:
     try:
         code = app(standalone_mode=False)
+    except Interrupted as error:
+        return _complain(f"interrupted. {error}", INTERRUPTED)
     except HaluError as error:
         return _complain(str(error), 1 if isinstance(error, Failed) else 2)
     except UsageError as error:
         told: Any = error
         return _complain(told.format_message() or "No command was given; try --help.", 2)
     except (typer.Abort, KeyboardInterrupt):
-        return _complain("interrupted", 130)
+        return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
         return 1
     except OSError as error:

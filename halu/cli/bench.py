@@ -12,7 +12,7 @@ import typer
 from halu.cli import options
 from halu.cli.progress import Bar
 from halu.cli.values import strategy_with_parameters
-from halu.errors import Unavailable
+from halu.errors import Interrupted, Unavailable
 from halu.types import checked
 
 
@@ -85,7 +85,13 @@ def _run(values: dict[str, Any], out: Path, cache: Path | None, how: dict[str, A
     plan = checked(plan_of, values, "option")
     opened = opening(load_quietly, plan.workers)
     with Bar() as bar, Cache(cache) if cache else nullcontext() as answers:
-        run(plan, opened, out, **how, cache=answers, progress=bar.of_run)
+        try:
+            run(plan, opened, out, **how, cache=answers, progress=bar.of_run)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"{bar.done} of {bar.total} answers are kept in {out}.",
+                hint="Go on with --resume." if bar.done else "",
+            ) from None
     if answers and answers.found:
         print(f"{answers.found} answers came from {answers.path}.", file=sys.stderr)
     show(out)

@@ -28,6 +28,7 @@ class Bar:
         )
         self.task = self.bar.add_task("", total=None)
         self.tenth = -1
+        self.done, self.total = 0, 0
 
     def __enter__(self) -> "Bar":
         self.bar.start()
@@ -38,6 +39,7 @@ class Bar:
 
     def show(self, done: int, total: int, what: str) -> None:
         """`done` of `total` things are done; `what` names them."""
+        self.done, self.total = done, total
         self.bar.update(self.task, description=what, completed=done, total=total)
         tenth = 10 * done // max(total, 1)
         if not self.console.is_terminal and tenth > self.tenth:

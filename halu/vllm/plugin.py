@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from halu.errors import Unavailable
+from halu.errors import Unavailable, Unsupported
 from halu.vllm import TESTED
 
 RUNNER: Mapping[str, tuple[str, ...]] = {
@@ -51,6 +51,29 @@ def check_runner(runner: Any) -> None:
     for name in STATE:
         if not hasattr(runner, name):
             raise _moved(f"{type(runner).__name__} has no {name}")
+
+
+def check_config(config: Any) -> None:
+    """Refuses settings of vLLM under which strategies are not known to be exact.
+
+    Args:
+        config: vLLM's whole configuration.
+
+    Raises:
+        Unsupported: naming the option to change.
+    """
+    parallel, compiled = config.parallel_config, config.compilation_config
+    wrong = {
+        "one process: no --tensor-parallel-size, --pipeline-parallel-size": parallel.world_size > 1,
+        "no --data-parallel-size": parallel.data_parallel_size > 1,
+        "no --speculative-config": config.speculative_config is not None,
+        "--enforce-eager": compiled.mode.name != "NONE",
+        "--kv-cache-dtype auto": config.cache_config.cache_dtype != "auto",
+        "--no-async-scheduling": bool(config.scheduler_config.async_scheduling),
+    }
+    wanted = [option for option, is_wrong in wrong.items() if is_wrong]
+    if wanted:
+        raise Unsupported(f"halu needs vLLM with {'; '.join(wanted)}.", param="backend")
 
 
 def check_methods(cls: type, wanted: Mapping[str, tuple[str, ...]]) -> None:

@@ -23,7 +23,7 @@ from halu.vllm.attention import check_layout
 from halu.vllm.choosing import Newest, Outcome, choose
 from halu.vllm.layers import Layers
 from halu.vllm.part import Part, part
-from halu.vllm.plugin import check_runner
+from halu.vllm.plugin import check_config, check_runner
 from halu.vllm.table import Rows, Table
 
 
@@ -133,5 +133,6 @@ class Worker(CPUWorker):  # type: ignore[misc]
 
     def init_device(self) -> None:
         """Sets up the device, then puts halu's runner in the place of the stock one."""
+        check_config(self.vllm_config)
         super().init_device()
         self.model_runner = Runner(self.vllm_config, torch.device("cpu"))

@@ -159,6 +159,18 @@ def test_closing_a_stream_frees_everything(serve: Any) -> None:
     assert not vlm.engine.has_unfinished_requests()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("enforce_eager", False, "--enforce-eager"),
+        ("kv_cache_dtype", "fp8", "--kv-cache-dtype"),
+    ],
+)
+def test_settings_that_are_not_exact(serve: Any, option: str, value: Any, word: str) -> None:
+    with pytest.raises(HaluError, match=word):
+        serve("tiny-llava", **{option: value})
+
+
 def test_options_that_vllm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HALU_VLLM", "[]")
     with pytest.raises(BadInput, match="HALU_VLLM"):

@@ -24,9 +24,10 @@ DEFAULTS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_CPU_KVCACHE_SPACE": "4",
 }
-"""vLLM's own variables, where the user has not set them: the engine runs where it is called, and
-what a command prints stays its own.
+"""vLLM's own variables, where the user has not set them: the engine runs where it is called, what a
+command prints stays its own, and on a CPU the cache takes 4 GiB and not nearly all memory.
 """
 
 
@@ -35,12 +36,12 @@ def load_served(name: str, *, device: str | None = None, dtype: str | None = Non
 
     Args:
         name: built-in name, folder, or Hugging Face id.
-        device: none; vLLM runs where it was built for.
+        device: torch device; vLLM runs where it was built for, so this can only confirm it.
         dtype: torch dtype name.
 
     Raises:
         Unavailable: if vLLM is not here, or another than halu knows.
-        BadInput: if a device is named, or `HALU_VLLM` cannot be read.
+        BadInput: if vLLM runs on another device, or `HALU_VLLM` cannot be read.
         HaluError: if the model cannot be loaded.
     """
     if importlib.util.find_spec("vllm") is None:
@@ -49,13 +50,11 @@ def load_served(name: str, *, device: str | None = None, dtype: str | None = Non
             hint="See docs/vllm.md; backend='hf' needs it not.",
             param="backend",
         )
-    if device is not None:
-        raise BadInput("vLLM chooses the device itself.", hint="Leave it out.", param="device")
     for key, value in DEFAULTS.items():
         os.environ.setdefault(key, value)
     from halu.vllm.engine import Served
 
-    return Served(name, dtype=dtype, **_options())
+    return Served(name, device=device, dtype=dtype, **_options())
 
 
 def _options() -> dict[str, Any]:

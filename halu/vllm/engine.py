@@ -10,7 +10,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from halu.adapters import bare_adapter, folder_of
 from halu.aside import Aside
-from halu.errors import Failed, HaluError, Unavailable, Unsupported
+from halu.errors import BadInput, Failed, HaluError, Unavailable, Unsupported
 from halu.types import Answer, Event, Request, Sampling
 from halu.vllm.asked import KEY, Asked
 from halu.vllm.part import INTERRUPTED
@@ -38,15 +38,24 @@ class Served(VLM):
 
     Args:
         name: built-in name, folder, or Hugging Face id.
+        device: torch device, if it is to be checked.
         dtype: torch dtype name; by default float32 on cpu, the checkpoint's own elsewhere.
         options: further arguments of vLLM's `EngineArgs`.
 
     Raises:
+        BadInput: if vLLM runs on another device.
         Unavailable: if this vLLM is not one that halu knows.
         HaluError: if the model cannot be loaded.
     """
 
-    def __init__(self, name: str, *, dtype: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, name: str, *, device: str | None = None, dtype: str | None = None, **options: Any
+    ) -> None:
+        own = current_platform.device_type
+        if device is not None and device.partition(":")[0] != own:
+            raise BadInput(
+                f"This vLLM runs on {own}, not on {device}.", hint="Leave it out.", param="device"
+            )
         self._name = name
         self.adapter = bare_adapter(name)
         usual = "float32" if current_platform.is_cpu() else "auto"

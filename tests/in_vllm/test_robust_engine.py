@@ -172,6 +172,8 @@ def test_settings_that_are_not_exact(serve: Any, option: str, value: Any, word: 
 
 
 def test_options_that_vllm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="runs on cpu, not on cuda:1"):
+        load_served("tiny-llava", device="cuda:1")
     monkeypatch.setenv("HALU_VLLM", "[]")
     with pytest.raises(BadInput, match="HALU_VLLM"):
         load_served("tiny-llava")

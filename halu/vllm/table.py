@@ -106,14 +106,30 @@ def _attend_tokens(
     layer: int, tokens: Sequence[Rows], q: Tensor, out: Tensor, gather: Gather, scale: float
 ) -> None:
     lengths = [rows.before + 1 for rows in tokens]
-    found = [gather(rows.number, n) for rows, n in zip(tokens, lengths, strict=True)]
-    heads, _, width = found[0][0].shape
-    k, v = q.new_zeros(2, len(tokens), heads, max(lengths), width)
-    for index, (own_k, own_v) in enumerate(found):
-        k[index, :, : lengths[index]] = own_k
-        v[index, :, : lengths[index]] = own_v
+    k, v = q.new_zeros(2, len(tokens), 1, 0, 1)
+    if any(_keys_matter(layer, rows.steering) for rows in tokens):
+        k, v = _stacked([gather(rows.number, rows.before + 1) for rows in tokens])
     places = torch.tensor([rows.start for rows in tokens], device=q.device)
     plain = out[places][:, :, None]  # [n, H, 1, D]
     steering = Steering([rows.steering for rows in tokens], lengths, prefill=False)
     mixed = steering.attend(layer, q[places][:, :, None], k, v, scale, plain.__getitem__)
     out[places] = mixed[:, :, 0]
+
+
+def _keys_matter(layer: int, steering: Steered) -> bool:
+    """Whether anything in this layer depends on keys and values."""
+    try:
+        looked_at = any(policy.looks(layer) for policy in steering.policies)
+        return looked_at or steering.trace is not None or steering.regrouping.changes(layer)
+    except Exception:  # the steering meets it again, and knows whose it is
+        return True
+
+
+def _stacked(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Keys and values [Hkv, K, D] of several requests, padded at the end [n, Hkv, K, D]."""
+    longest = max(k.shape[1] for k, _ in found)
+
+    def padded(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
+
+    return torch.stack([padded(k) for k, _ in found]), torch.stack([padded(v) for _, v in found])

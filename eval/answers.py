@@ -17,7 +17,7 @@ which question an answer belongs to is each benchmark's.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,21 @@ def _reply(entry: Entry) -> Reply:
 def repeated(ids: Iterable[str]) -> list[str]:
     """List the ids that occur more than once."""
     return [name for name, times in Counter(ids).items() if times > 1]
+
+
+def answered_twice(
+    replies: Iterable[Reply], name: Callable[[Reply], str | None]
+) -> BadInput | None:
+    """Report the first two answers to one question, of those whose question `name` tells."""
+    first: dict[str, Reply] = {}
+    for reply in replies:
+        own = name(reply)
+        if own is not None and (before := first.setdefault(own, reply)) is not reply:
+            return BadInput(
+                f"Question {reply.id} is answered twice: {before.where} and {reply.where}.",
+                param="answers",
+            )
+    return None
 
 
 def refuse_gaps(missing: list[str], total: int, partial: bool) -> None:

@@ -43,13 +43,13 @@ def asked_object(question: str) -> str | None:
 def score_answer(text: str, label: yesno.YesNo, rule: str = "pope") -> Score:
     """Score one answer under a published rule of `yesno.RULES`.
 
-    `value` is None when a person finds neither yes nor no, whatever the rule makes of it.
+    `value` is None when a person finds neither yes nor no, whatever the rule makes of it. What the
+    rule alone cannot read is parsed as "neither", and its value is 0 if a person can.
     """
     said = yesno.RULES[rule].read(text, label)
-    clear = said is not None and yesno.readable(text)
     return Score(
-        parsed=said or "unreadable",
-        value=float(said == label) if clear else None,
+        parsed=said or "neither",
+        value=float(said == label) if yesno.readable(text) else None,
         counts={yesno.outcome(said, label): 1},
     )
 

@@ -7,7 +7,7 @@ all that follow. Here order is the last resort, and whatever else a line tells m
 from collections.abc import Callable, Sequence
 
 from halu.errors import BadInput
-from halu.eval.answers import Reply, refuse_gaps, repeated
+from halu.eval.answers import Reply, answered_twice, refuse_gaps, repeated
 from halu.eval.benchmark import Sample
 from halu.eval.pope import KINDS, asked_object
 from halu.eval.pope_questions import Key, key_of
@@ -59,8 +59,12 @@ def _by_id(questions: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, s
     names = [name(reply) for reply in replies]
     known = {sample.id: sample for sample in questions}
     pictured = all(reply.image for reply in replies)
-    if any(own is None for own in names) or repeated([own for own in names if own]):
+    if any(own is None for own in names):
         return None
+    if twice := answered_twice(replies, name):
+        if pictured:
+            return None
+        raise twice
     found: dict[str, str] = {}
     for own, reply in zip(names, replies, strict=True):
         sample = known.get(own or "")

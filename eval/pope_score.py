@@ -14,7 +14,8 @@ from halu.errors import BadInput
 from halu.eval import yesno
 from halu.eval.answers import Reply, read_replies
 from halu.eval.benchmark import Sample, benchmarks
-from halu.eval.pope import KINDS, asked_object
+from halu.eval.pope import asked_object
+from halu.eval.pope_annotations import Annotations, sorted_out
 from halu.eval.pope_files import PopeFiles
 from halu.eval.pope_join import join, narrowed
 from halu.eval.pope_questions import (
@@ -23,9 +24,6 @@ from halu.eval.pope_questions import (
     key_of,
     question_files,
     read_questions,
-    relabelled,
-    relabelled_files,
-    relabelled_split_of,
     split_of,
 )
 from halu.eval.records import read_entries
@@ -44,7 +42,9 @@ class PopeScorer:
     def read(self, given: Given, rules: Sequence[str]) -> Reading:
         """Read and join; PAI's files carry their labels and need no questions."""
         replies = read_replies(given.answers)
-        questions = narrowed(_questions(given), replies) or _labelled(replies)
+        annotations = sorted_out(given.annotations)
+        questions = narrowed(_questions(given, annotations), replies) or _labelled(replies)
+        annotations.refuse_unused(questions)
         pope = benchmarks.get("pope")
         assert isinstance(pope, PopeFiles)
         _refuse_older(questions, replies)
@@ -67,36 +67,20 @@ def _refuse_older(questions: Sequence[Sample], replies: Sequence[Reply]) -> None
         )
 
 
-def _questions(given: Given) -> list[Sample]:
+def _questions(given: Given, annotations: Annotations) -> list[Sample]:
     """Read the questions with every label that the files give."""
-    annotations = [file for path in given.annotations for file in _files(path)]
-    again = {split: file for file in annotations if (split := relabelled_split_of(file))}
-    labelled = [file for file in annotations if relabelled_split_of(file) is None]
     if given.questions is not None and given.questions.is_dir():
-        again = relabelled_files(given.questions) | again
+        annotations = annotations.beside(given.questions)
         asked = list(question_files(given.questions).values())
         if not asked:
             raise BadInput(f"No POPE questions in {given.questions}.", param="--questions")
     else:
-        asked = labelled if given.questions is None else [given.questions]
+        asked = list(annotations.first if given.questions is None else [given.questions])
     found: list[Sample] = []
     for file in asked:
-        for split, samples in _read(file, labelled).items():
-            found += _again(samples, split, again)
+        for split, samples in _read(file, annotations.first).items():
+            found += annotations.add(samples, split)
     return found
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    return [*question_files(path).values(), *relabelled_files(path).values()]
-
-
-def _again(samples: list[Sample], split: str, files: dict[str, Path]) -> list[Sample]:
-    """Add RePOPE's labels; a file of unknown split takes those of the only file given."""
-    file = files.get(split) or (next(iter(files.values())) if len(files) == 1 else None)
-    fits = split in files or split.rpartition("/")[2] not in KINDS
-    return relabelled(samples, file) if file is not None and fits else samples
 
 
 def _read(file: Path, labelled: Sequence[Path]) -> dict[str, list[Sample]]:

@@ -89,7 +89,7 @@ def read_entries(path: Path) -> list[Entry]:
     """Read every object of a JSON or JSON-lines file.
 
     Raises:
-        BadInput: naming the line, if any of it is malformed; nothing is half-read.
+        BadInput: naming the line in which what is malformed begins; nothing is half-read.
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
@@ -101,7 +101,8 @@ def read_entries(path: Path) -> list[Entry]:
         try:
             found, place = decoder.raw_decode(text, place)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg}.") from error
+            seen = "" if error.lineno == line else f", noticed in line {error.lineno}"
+            raise BadInput(f"{path}:{line}: not JSON: {error.msg}{seen}.") from error
         entries.append(_entry(found, f"{path}:{line}"))
     return entries
 

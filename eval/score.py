@@ -19,16 +19,16 @@ that an imported file gets the figures that a run would get. `halu.eval.answers`
 Nothing is scored before everything has been read.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from halu.errors import Unknown
-from halu.eval.benchmark import Benchmark, Sample, Score, totals_of
+from halu.errors import BadInput, Unknown
+from halu.eval.benchmark import Benchmark, Metric, Sample, Score, totals_of
+from halu.eval.scored import Figures, Scored
 from halu.registry import Registry
 
 ALL = "all"
@@ -87,44 +87,6 @@ class Scorer(Protocol):
 scorers: Registry[Scorer] = Registry("benchmark", "halu.eval", "halu.scorers")
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Some answers under one rule: metrics (NaN is undefined) and the counts they come from."""
-
-    metrics: dict[str, float]
-    counts: dict[str, int]
-    n: int
-    unreadable: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """An answer file's figures by rule, in all and by split.
-
-    Several splits together give the figures of all answers pooled, and the benchmark's totals.
-    `n` are the answers that any rule counts; one may leave out what another counts, as rules of
-    HallusionBench do. `unreadable` are answers that no rule that counts them could read.
-    """
-
-    benchmark: str
-    n: int
-    unreadable: int
-    rules: dict[str, Figures]
-    splits: dict[str, dict[str, Figures]]
-    warnings: tuple[str, ...] = field(default=())
-
-    def document(self) -> dict[str, Any]:
-        """Build the JSON form; undefined is null."""
-        return {
-            "benchmark": self.benchmark,
-            "n": self.n,
-            "unreadable": self.unreadable,
-            "rules": _plain(self.rules),
-            "splits": {name: {"rules": _plain(rules)} for name, rules in self.splits.items()},
-            "warnings": list(self.warnings),
-        }
-
-
 def score(name: str, given: Given, rules: str | None = None) -> Scored:
     """Score an answer file.
 
@@ -138,7 +100,9 @@ def score(name: str, given: Given, rules: str | None = None) -> Scored:
         BadInput: if files are missing, malformed or do not fit together.
     """
     scorer = scorers.get(name)
-    reading = scorer.read(given, asked(scorer, rules))
+    wanted = asked(scorer, rules)
+    _refuse_missing(given)
+    reading = scorer.read(given, wanted)
     scores = {rule: _scores(column) for rule, column in reading.columns.items()}
     answers = _by_answer(scores.values())
     splits = dict.fromkeys(sample.split for rows in scores.values() for sample, _ in rows)
@@ -154,29 +118,53 @@ def score(name: str, given: Given, rules: str | None = None) -> Scored:
             split: {rule: own[split] for rule, own in figures.items() if split in own}
             for split in splits
         },
+        metrics=_metrics(column.benchmark for column in reading.columns.values()),
         warnings=reading.warnings + tuple(_disagreement(answers)) + tuple(_constant(scores)),
     )
 
 
 def asked(scorer: Scorer, rules: str | None) -> list[str]:
-    """List the rules meant by "all", by None (the first), or by names with commas between.
+    """List the rules meant by names with commas between, "all" among them, or None (the first).
 
     Raises:
         Unknown: for a rule that does not exist, or an option that it does not have.
     """
     if rules is None:
         return [scorer.rules[0]]
-    base, colon, option = rules.partition(":")
-    if base == ALL:
-        names = [f"{rule}{colon}{option}" for rule in getattr(scorer, "published", scorer.rules)]
-    else:
-        names = [name.strip() for name in rules.split(",")]
+    names: list[str] = []
+    for name in map(str.strip, rules.split(",")):
+        base, colon, option = name.partition(":")
+        meant = getattr(scorer, "published", scorer.rules) if base == ALL else (base,)
+        names += [f"{rule}{colon}{option}" for rule in meant]
     known = [*scorer.rules]
     known += [f"{rule}:{option}" for rule in known for option in getattr(scorer, "options", ())]
     for name in names:
         if name not in known:
             raise Unknown("rule", name, [*known, ALL], param="--rules")
     return list(dict.fromkeys(names))
+
+
+def _refuse_missing(given: Given) -> None:
+    """Raise BadInput for a path that leads nowhere, whether or not the scorer would look there."""
+    named = (
+        ("answers", (given.answers,)),
+        ("--questions", (given.questions,)),
+        ("--annotations", given.annotations),
+        ("--tables", (given.tables,)),
+    )
+    for param, paths in named:
+        for path in paths:
+            if path is not None and not path.exists():
+                raise BadInput(f"{path} cannot be read: there is nothing there.", param=param)
+
+
+def _metrics(columns: Iterable[Benchmark]) -> dict[str, Metric]:
+    """Tell what each figure is; a total is in the unit of the metric that it is made of."""
+    found: dict[str, Metric] = {}
+    for benchmark in columns:
+        own = {metric.name: metric for metric in benchmark.metrics}
+        found |= own | {t.name: replace(own[t.metric], name=t.name) for t in totals_of(benchmark)}
+    return found
 
 
 _Rows = list[tuple[Sample, Score]]
@@ -244,18 +232,3 @@ def _constant(scores: Mapping[str, _Rows]) -> Iterable[str]:
         labels = {sample.label for sample, _ in rows}
         if len(rows) > 1 and labels == {"yes", "no"} and len(said) == 1:
             yield f"Every answer is read as {next(iter(said))!r} by the rule {rule!r}."
-
-
-def _plain(rules: Mapping[str, Figures]) -> dict[str, Any]:
-    return {
-        rule: {
-            "metrics": {
-                name: None if math.isnan(value) else value
-                for name, value in figures.metrics.items()
-            },
-            "counts": figures.counts,
-            "n": figures.n,
-            "unreadable": figures.unreadable,
-        }
-        for rule, figures in rules.items()
-    }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halu.errors import BadInput
-from halu.eval.answers import Reply, read_replies, refuse_gaps, repeated
+from halu.eval.answers import Reply, answered_twice, read_replies, refuse_gaps
 from halu.eval.benchmark import Sample
 from halu.eval.score import Column, Given, Reading, scorers
 from halu.eval.texthalu import FILES, TextHalu, read_questions
@@ -43,8 +43,8 @@ def _by_id(asked: Sequence[Sample], replies: Sequence[Reply]) -> dict[str, str]:
     for reply in replies:
         if reply.id not in known:
             raise BadInput(f"{reply.where}: there is no question {reply.id!r}.")
-    if twice := repeated(str(reply.id) for reply in replies):
-        raise BadInput(f"Question {twice[0]!r} is answered twice.", param="answers")
+    if twice := answered_twice(replies, lambda reply: reply.id):
+        raise twice
     return {str(reply.id): reply.text for reply in replies}
 
 

@@ -1,6 +1,7 @@
 """Answer files of other projects: what is read, how it is joined, what is refused."""
 
 import gzip
+import io
 import json
 import math
 import time
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from halu.errors import BadInput, Unknown
+from halu.eval.fitting import needed
 from halu.eval.score import Given, score
+from halu.eval.score_table import tables
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "eval"
 needs_shared = pytest.mark.skipif(
@@ -90,9 +94,75 @@ def test_rules_side_by_side_disagree_about_capitals_and_snowboards(
     assert any("differently" in warning for warning in found.warnings)
     two = score("pope", Given(answers(tmp_path / "a.jsonl", texts), asked), "vcd,opera")
     assert list(two.rules) == ["vcd", "opera"]
-    for wrong in ("vlmeval", "vcd,mine", "pope:whole-sentences", "all:mine", ""):
+    mixed = score("pope", Given(answers(tmp_path / "a.jsonl", texts), asked), "vcd,all")
+    assert list(mixed.rules) == ["vcd", "pope", "opera", "marine", "lmms", "vlmevalkit"]
+    for wrong in ("vlmeval", "vcd,mine", "pope:whole-sentences", "all:mine", "all,mine", ""):
         with pytest.raises(Unknown):
             score("pope", Given(tmp_path / "a.jsonl", asked), wrong)
+
+
+def test_unreadable_is_what_a_person_cannot_read_under_every_rule(
+    asked: Path, tmp_path: Path
+) -> None:
+    texts = ["Yes.", "No.", "Yes.", "Perhaps", "", *RIGHT[5:]]
+    found = score("pope", Given(answers(tmp_path / "a.jsonl", texts), asked), "all")
+    assert found.unreadable == 2
+    assert {figures.unreadable for figures in found.rules.values()} == {2}
+    counts = {rule: f.counts["none_yes"] + f.counts["none_no"] for rule, f in found.rules.items()}
+    assert counts == {"pope": 0, "opera": 0, "vcd": 0, "marine": 1, "lmms": 5, "vlmevalkit": 2}
+
+
+def test_annotations_that_are_of_no_use_are_refused(
+    halu: Any, asked: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    path = answers(tmp_path / "a.jsonl", RIGHT)
+    readme, empty = tmp_path / "README.md", tmp_path / "empty"
+    readme.write_text("# Labels\n")
+    empty.mkdir()
+    (tmp_path / "truth.pkl").write_bytes(b"\x80\x04.")
+    lines(tmp_path / "coco_repope_random.json", QUESTIONS[:6])
+    popular = lines(tmp_path / "coco_repope_popular.json", QUESTIONS)
+    other = [question(n, "z.jpg", "bus", "no") for n in range(1, 4)]
+    strange = lines(empty.parent / "gqa_repope_random.json", other)
+    cases = {
+        tmp_path / "none.json": "none.json cannot be read: there is nothing there",
+        tmp_path / "truth.pkl": "is a pickle",
+        readme: "README.md:1: not JSON",
+        empty: "No label files of POPE",
+        popular: "labels no question that was answered (coco/random)",
+        strange: "labels no question that was answered",
+    }
+    for wrong, message in cases.items():
+        code, out, err = halu("score", "pope", path, "--questions", asked, "--annotations", wrong)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+    with pytest.raises(BadInput, match="labels no question that was answered"):
+        score("pope", Given(path, two_splits, (popular,)))
+    fine = tmp_path / "coco_repope_random.json"
+    found = score("pope", Given(path, asked, (fine,)))
+    assert found.rules["pope"].metrics["repope_accuracy"] == 1
+    assert found.rules["pope"].counts["re_tp"] == 3
+
+
+def test_a_narrow_terminal_gets_every_column_whole(two_splits: Path, tmp_path: Path) -> None:
+    kinds = {"random": "Yes", "popular": "No"}
+    said = [a | {"category": list(kinds)[n >= 8]} for n, a in enumerate(pooled(two_splits, kinds))]
+    found = score("pope", Given(lines(tmp_path / "a.jsonl", said), two_splits), "all")
+    (wide,) = tables(found, None)
+    names = [str(column.header) for column in wide.columns]
+    assert names[:3] == ["split", "rule", "n"]
+    assert not any("repope" in name for name in names)
+    parts = tables(found, 60)
+    assert len(parts) > 1
+    assert all(needed(part) <= 60 for part in parts)
+    console = Console(width=60, file=io.StringIO(), record=True)
+    for part in parts:
+        console.print(part)
+        assert [str(column.header) for column in part.columns[:2]] == ["split", "rule"]
+    text = console.export_text()
+    assert "…" not in text
+    assert all(name in text for name in (*names, "coco/random", "vlmevalkit", "50.0"))
+    assert "all " in text  # both splits together
 
 
 def test_answers_are_joined_by_id_and_not_by_order(asked: Path, tmp_path: Path) -> None:
@@ -308,6 +378,15 @@ def test_a_constant_answer_is_noticed(asked: Path, tmp_path: Path) -> None:
 
 FAULTS = {
     "torn": ('{"question_id": 1, "text": "Yes"}\n{"question', r"a\.jsonl:2: not JSON"),
+    "torn within": (
+        '{"question_id": 1, "text": "Yes"}\n{"question_id": 2,\n\n{"question_id": 3}',
+        r"a\.jsonl:2: not JSON: .*, noticed in line 4",
+    ),
+    "twice": (
+        '{"question_id": 2, "text": "Yes"}\n{"question_id": 1, "text": "No"}\n'
+        '{"question_id": 2, "text": "Yes"}',
+        r"Question 2 is answered twice: .*a\.jsonl:1 and .*a\.jsonl:3\.",
+    ),
     "no answer": ('\n{"question_id": 1, "reply": "Yes"}', r"a\.jsonl:2: no answer"),
     "no object": ('{"question_id": 1, "text": "Yes"}\n7', r"a\.jsonl:2: expected an object"),
     "odd answer": ('{"question_id": 1, "text": ["Yes"]}', r"a\.jsonl:1: 'text'"),
@@ -406,6 +485,8 @@ def test_the_command_prints_a_table_or_a_document(halu: Any, asked: Path, tmp_pa
     assert code == 0
     assert "vlmevalkit" in out
     assert "8 answers, 0 unreadable" in out
+    assert "100.0" in out
+    assert "repope" not in out
     code, out, err = halu(*args, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["rules"]["pope"]["metrics"]["accuracy"] == 1

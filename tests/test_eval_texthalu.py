@@ -126,7 +126,7 @@ def test_a_faulty_folder_gets_one_clear_line(folder: Path, fault: str) -> None:
     ("rows", "message"),
     [
         ([{"id": "spotting/9", "answer": "x"}], "jsonl:1: there is no question 'spotting/9'"),
-        ([{"id": "spotting/1", "answer": "x"}] * 2, "'spotting/1' is answered twice"),
+        ([{"id": "spotting/1", "answer": "x"}] * 2, r"spotting/1 is answered twice: .*:1 and .*:2"),
         ([{"id": "spotting/1", "answer": "x"}], "1 of 2 questions have no answer"),
         ([{"answer": "x"}], "1 answers without ids do not fit 4 questions"),
     ],

@@ -1,7 +1,6 @@
 """`halu score`: answer files of other projects under published rules."""
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from halu.eval.score import Scored
+    from halu.eval.scored import Scored
 
 
 def score(
@@ -51,33 +50,11 @@ def score(
 
 
 def _show(scored: "Scored") -> None:
-    """One row a split and rule, one column a metric; figures over several splits below."""
-    from rich.console import Console
-    from rich.table import Table
+    from halu.eval.fitting import show
+    from halu.eval.score_table import tables
 
-    table = Table(box=None, pad_edge=False)
-    names = list(
-        dict.fromkeys(n for f in scored.splits.values() for r in f.values() for n in r.metrics)
-    )
-    for column in ("split", "rule", "n", *names):
-        table.add_column(column, justify="left" if column in ("split", "rule") else "right")
-    for split, rules in scored.splits.items():
-        for rule, figures in rules.items():
-            cells = [_figure(figures.metrics.get(name)) for name in names]
-            table.add_row(split, rule, str(figures.n), *cells)
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
-    if len(scored.splits) > 1:
-        for rule, figures in scored.rules.items():
-            told = ", ".join(f"{n} {_figure(v)}" for n, v in figures.metrics.items())
-            print(f"all {figures.n} answers, rule {rule}: {told}")
-    print(f"{scored.n} answers, {scored.unreadable} unreadable")
-
-
-def _figure(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "undefined"
-    return f"{value:.4f}" if abs(value) < 2 else f"{value:.2f}"
+    show(lambda width: tables(scored, width))
+    print(f"Shares in percent. {scored.n} answers, {scored.unreadable} unreadable")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -16,6 +16,10 @@ from halu.eval.benchmark import Sample
 from halu.images import open_image
 
 
+class Missing(BadInput):
+    """Files or pictures that a benchmark needs do not lie in its folder."""
+
+
 def needed(data: Path | None, benchmark: str, hint: str) -> Path:
     """Return the data folder of a benchmark that cannot do without.
 
@@ -34,19 +38,29 @@ def file(folder: Path, *names: str) -> Path:
     """Find the first of `names` that lies in the folder or up to two folders below.
 
     Raises:
-        BadInput: if none does, or one lies there twice.
+        Missing: if none does.
+        BadInput: if one lies there twice.
     """
     for name in names:
-        found = sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(depth + name))
+        found = _lying(folder, name)
         if len(found) > 1:
             raise BadInput(f"Two files are {name}: {found[0]} and {found[1]}.", param="data")
         if found:
             return found[0]
-    raise BadInput(
+    raise Missing(
         f"There is no {' or '.join(names)} in {folder}.",
         hint="Looked there and two folders below.",
         param="data",
     )
+
+
+def lies_in(folder: Path, *names: str) -> bool:
+    """Tell whether any of `names` lies in the folder or up to two folders below."""
+    return any(_lying(folder, name) for name in names)
+
+
+def _lying(folder: Path, name: str) -> list[Path]:
+    return sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(depth + name))
 
 
 def limited(
@@ -74,12 +88,12 @@ def check_pictures(folder: Path, names: Iterable[str], places: Sequence[str]) ->
     """Check that every picture is in one of the `places`, which are folders below.
 
     Raises:
-        BadInput: with the number of missing pictures and an example.
+        Missing: with the number of missing pictures and an example.
     """
     wanted = set(names)
     missing = sorted(name for name in wanted if _picture(folder, name, tuple(places)) is None)
     if missing:
-        raise BadInput(
+        raise Missing(
             f"{len(missing)} of {len(wanted)} pictures are missing from {folder},"
             f" such as {missing[0]}.",
             hint=f"Looked in {', '.join(str(folder / place) for place in places)}.",

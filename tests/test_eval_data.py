@@ -91,6 +91,48 @@ def test_an_empty_folder_says_what_is_needed(tmp_path: Path, name: str) -> None:
     assert not told(found, "fine")
 
 
+@pytest.mark.parametrize(
+    ("name", "needed", "source"),
+    [
+        ("mmhal", ["response_template.json", "eval_gpt4.py"], "Shengcao1006/MMHal-Bench"),
+        ("vallu", ["vallu_benchmark.jsonl", "evaluate_gpt.py"], "Sreyan88/VDGD"),
+        ("textualhalu", ["Spotting.json", "Understanding.json"], "LinYuanMo/TextHalu-Bench"),
+        ("hallusionbench", ["HallusionBench.json"], "tianyi-lab/HallusionBench"),
+        ("hallusionbench-official", ["HallusionBench.json"], "tianyi-lab/HallusionBench"),
+    ],
+)
+def test_every_missing_file_is_named_with_its_source(
+    tmp_path: Path, name: str, needed: list[str], source: str
+) -> None:
+    found = check(tmp_path, name)
+    assert told(found, "missing") == needed
+    assert all(source in finding.hint for finding in found)
+    (tmp_path / needed[-1]).write_text("[]" if len(needed) == 1 else "text = 1")
+    assert told(check(tmp_path, name), "missing") == needed[:-1]
+
+
+def test_amber_is_checked_without_what_only_descriptions_need(tmp_path: Path) -> None:
+    parts = ("yes/no questions", "descriptions")
+    found = told(check(tmp_path, "amber"), "missing")
+    assert [what.partition(":")[0] for what in found] == [parts[0]] * 2 + [parts[1]] * 5
+    annotated: list[dict[str, Any]] = [{"id": 1, "type": "relation", "truth": "yes"}]
+    asked = [{"id": 1, "image": "AMBER_1.jpg", "query": "Is the sky above the sea?"}]
+    bare, full = tmp_path / "bare", tmp_path / "full"
+    for folder in (bare, full):
+        folder.mkdir()
+        (folder / "annotations.json").write_text(json.dumps(annotated))
+        (folder / "query_all.json").write_text(json.dumps(asked))
+    found = check(bare, "amber")
+    assert "1 of 1 pictures are missing" in told(found, "missing")[0]
+    assert "junyangwang0410/AMBER" in found[0].hint
+    Image.new("RGB", (8, 8)).save(full / "AMBER_1.jpg")
+    found = check(full, "amber")
+    assert told(found, "fine") == ["yes/no questions: 1 samples"]
+    assert not whole(found)  # what descriptions need is still missing
+    (full / "annotations.json").write_text(json.dumps([annotated[0] | {"truth": "maybe"}]))
+    assert "neither yes nor no" in told(check(full, "amber"), "wrong")[0]
+
+
 def test_built_in_benchmarks_need_nothing_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     assert whole(check(tmp_path, "pope-scenes"))
     with pytest.raises(Unknown, match="pope"):

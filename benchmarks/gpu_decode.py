@@ -34,7 +34,7 @@ from contestants import Ask, contestants, inputs_of
 from PIL import Image
 
 import halu
-from halu.adapters.replay import cuda_graph, repeated
+from halu.adapters.replay import CudaGraphs, repeated
 from halu.engine import Local
 from halu.errors import HaluError
 from halu.testing.random_models import Size, random_adapter
@@ -152,9 +152,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """All shapes and batches."""
     pixels = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
     picture, results = Image.fromarray(pixels), []
-    capture = repeated if options.tiny else cuda_graph
     for model, (family, size) in (TINY if options.tiny else SHAPES).items():
         vlm = loaded(family, size, options.tiny)
+        capture = repeated if options.tiny else CudaGraphs(vlm.adapter.runner.device)
         for batch in options.batch or ((1, 2) if options.tiny else (1, 8, 32)):
             bandwidth = copied_a_second(vlm.adapter.runner.device, options.tiny)
             least = floor(vlm, picture, batch, options.tokens, bandwidth)

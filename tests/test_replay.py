@@ -1,6 +1,7 @@
 """Recorded steps: the same tokens as steps that are not, for every strategy and any mixture."""
 
 import gc
+import weakref
 from collections.abc import Callable
 from functools import cache
 from itertools import chain
@@ -9,13 +10,17 @@ from typing import Any
 import pytest
 import torch
 from recorder import ONLY_ON, PARAMS, raise_errors
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from halu.adapters.replay import KEPT, cuda_graph, repeated
+from halu.adapters.replay import KEPT, CudaGraphs, repeated
 from halu.adapters.static_cache import StaticCache, doubled
 from halu.attention.placed import indices, placed
 from halu.attention.policy import AttentionPolicy
+from halu.attention.steered import Steered
+from halu.attention.steering import Steering
 from halu.decode import Decoder
 from halu.engine import Local
+from halu.layout import Layout
 from halu.strategy import strategies
 from halu.testing.random_models import random_adapter
 from halu.types import Answer, Request
@@ -182,6 +187,186 @@ def test_requests_come_and_go_while_steps_are_repeated(
     assert counted.played > before
 
 
+def run_out(decoder: Decoder) -> None:
+    while decoder.jobs:
+        raise_errors(decoder.step())
+
+
+def test_what_a_step_reads_outlives_the_recorded_call(
+    picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph knows memory by its address and keeps none of it, nor the call."""
+    adapter = random_adapter("llava")
+
+    def forgetful(call: Callable[[], None]) -> Callable[[], None]:
+        with monkeypatch.context() as inside:
+            inside.setattr(torch, "arange", arange)
+            call()
+        return lambda: None
+
+    made: list[weakref.ref[torch.Tensor]] = []
+    arange = torch.arange
+
+    def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        found = arange(*args, **kwargs)
+        made.append(weakref.ref(found))
+        return found
+
+    adapter.runner.record(forgetful)
+    decoder = Decoder(adapter)
+    decoder.add(asked(picture, ["greedy"], 4))
+    with monkeypatch.context() as outside:
+        outside.setattr("torch.arange", noted)
+        raise_errors(decoder.step())
+    gc.collect()
+    assert len(made) == 2
+    assert all(one() is not None for one in made)
+    decoder.close()
+    adapter.runner.replays._kept.clear()
+    gc.collect()
+    assert all(one() is None for one in made)
+
+
+@pytest.mark.parametrize("names", [["greedy"], ["pai", "greedy"]])
+def test_a_step_that_cannot_be_recorded_runs_as_usual(
+    names: list[str], adapter: Any, picture: Any
+) -> None:
+    tried = 0
+
+    def refusing(call: Callable[[], None]) -> Callable[[], None]:
+        nonlocal tried
+        tried += 1
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    mine = random_adapter("llava")
+    mine.runner.record(refusing)
+    requests = asked(picture, names, 10)
+    wanted = Local(adapter("llava")).generate(requests)
+    assert list(map(ids, Local(mine).generate(requests))) == list(map(ids, wanted))
+    assert tried == 1
+
+
+def test_an_error_while_recording_is_nobodys_failure(
+    adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capturing = False
+
+    def capture(call: Callable[[], None]) -> Callable[[], None]:
+        nonlocal capturing
+        capturing = True
+        try:
+            call()
+        finally:
+            capturing = False
+        return call
+
+    mine = random_adapter("llava")
+    mine.runner.record(capture)
+    requests = asked(picture, ["vhr"], 10)
+    wanted = Local(adapter("llava")).generate(requests)
+    decoder = Decoder(mine)
+    (job,) = decoder.add(requests)
+    policy = type(job.rows[0][0].steering.policies[0])
+    answer = policy.head_scale
+
+    def touchy(self: Any, layer: int, last: Any) -> Any:
+        if capturing:
+            raise RuntimeError("a copy while capturing")
+        return answer(self, layer, last)
+
+    monkeypatch.setattr(policy, "head_scale", touchy)
+    run_out(decoder)
+    assert ids(job.answer) == ids(wanted[0])
+    assert [one.refused for one in mine.runner.replays._kept.values()] == [True]
+
+
+def test_recordings_of_rows_that_have_ended_are_dropped(static: Any, picture: Any) -> None:
+    vlm, counted = static("llava")
+    decoder = Decoder(vlm.adapter)
+    decoder.add(asked(picture, ["greedy"], 60))
+    for _ in range(3):
+        before = counted.recorded
+        (job,) = decoder.add(asked(picture, ["pai"], 6))
+        while not job.over:
+            raise_errors(decoder.step())
+        assert counted.recorded > before
+    raise_errors(decoder.step())
+    kept = vlm.adapter.runner.replays._kept.values()
+    assert [one.own for one in kept if one.cache() is decoder.cache] == [0]
+    decoder.close()
+
+
+class FromTheHost(TorchDispatchMode):
+    """Notes what reads memory of the host, as no recorded step may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [one for one in (*args, *(kwargs or {}).values()) if isinstance(one, torch.Tensor)]
+        if "lift_fresh" in str(func) or any(one.device.type == "cpu" for one in given):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def steps_on_another_device(rows: list[Steered], layers: int, heads: int) -> FromTheHost:
+    """All layers' attention of a recorded step, once before it is watched."""
+    there, keys = torch.device("meta"), 512
+    q = torch.empty(len(rows), heads, 1, 8, device=there)
+    k = torch.empty(len(rows), heads, keys, 8, device=there)
+    stop = torch.empty(len(rows), dtype=torch.long, device=there)
+
+    def step() -> None:
+        steering = Steering(rows, [keys] * len(rows), prefill=False, stop=stop)
+        for layer in range(layers):
+            steering.attend(layer, q, k, k, 1.0, lambda some: q[some])
+
+    step()
+    with FromTheHost() as watch:
+        step()
+    return watch
+
+
+def test_a_settled_step_copies_nothing_from_the_host(adapter: Any, picture: Any) -> None:
+    """Alone, two on a row, and side by side."""
+    mine = adapter("llava")
+    decoder = Decoder(mine)
+    names = ("vhr", "var", "pai", "vaf", "zerotuning", "adhh")
+    view = picture()
+    own = [
+        asking(view, "a", strategy=name, params=PARAMS.get(name), max_new_tokens=4)
+        for name in names
+    ]
+    jobs = decoder.add(own)
+    steered = {name: job.rows[0][0].steering for name, job in zip(names, jobs, strict=True)}
+    layout, layers = steered["var"].layout, mine.facts.layers
+    assert any(steered["var"].regrouping.changes(layer) for layer in range(layers))
+    pairs = [
+        Steered(layout, (*steered[a].policies, *steered[b].policies))
+        for a in names
+        for b in names
+        if a != b
+    ]
+    batches = [[one] for one in (*steered.values(), *pairs)]
+    batches += [[*steered.values(), Steered(layout)], [*pairs, Steered(layout)]]
+    for rows in batches:
+        assert all(row.settled for row in rows)
+        assert steps_on_another_device(rows, layers, mine.facts.heads).found == []
+    decoder.close()
+
+
+def test_a_copy_from_the_host_is_noticed() -> None:
+    class Careless(AttentionPolicy):
+        settled = True
+
+        def head_scale(self, layer: int, last: Any) -> torch.Tensor:
+            return torch.ones(2).to("meta")
+
+    rows = [Steered(Layout(0), (Careless(),))]
+    assert steps_on_another_device(rows, 1, 2).found
+
+
 def test_memory_of_many_rows_is_given_back_when_nothing_runs(static: Any, picture: Any) -> None:
     vlm, _ = static("llava")
     decoder = Decoder(vlm.adapter)
@@ -259,7 +444,7 @@ def test_cuda_graphs_give_what_the_cpu_gives(family: str, adapter: Any, picture:
     there = random_adapter(family)
     there.model.to("cuda")
     there.runner.device = there.runner.vision._device = torch.device("cuda")
-    there.runner.record(cuda_graph)
+    there.runner.record(CudaGraphs(there.runner.device))
     requests = asked(picture, ["greedy", "vcd", "vhr", "var", "pai", "dola"], 24)
     wanted = Local(adapter(family)).generate(requests)
     assert list(map(ids, Local(there).generate(requests))) == list(map(ids, wanted))

@@ -13,6 +13,7 @@ masses and partial outputs back.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -48,8 +49,9 @@ class Redistribution:
     )
 
     @staticmethod
+    @cache
     def neutral(groups: int) -> "Redistribution":
-        """Every group keeps its mass."""
+        """Every group keeps its mass; one object, so it is copied to a device once."""
         return Redistribution.of(torch.ones(groups), torch.zeros(groups))
 
     @staticmethod
@@ -67,7 +69,7 @@ class Redistribution:
 
     def __call__(self, mass: Tensor) -> Tensor:
         """Weights for masses [..., H, Q, G], in float32."""
-        table = self.table.to(mass).unsqueeze(-3)  # one table for all queries
+        table = self.on(mass.device).table.to(mass).unsqueeze(-3)  # one table for all queries
         keep, give, *when = table.unbind(-2)
         freed = ((1 - keep) * mass).sum(-1, keepdim=True)
         receiving = (give * mass).sum(-1, keepdim=True)

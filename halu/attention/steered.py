@@ -42,7 +42,9 @@ class Steered:
         rows |= {p.rows_of_keys for p in self.policies if p.keyed}
         starts = sorted({self.starts(one) for one in rows})
         self.passes = tuple((start, self._regrouping(start)) for start in starts)
-        self.regrouping = self.passes[-1][1] if starts else Regrouping((), (), self.layout.length)
+        settled = all(policy.settled for policy in self.policies)
+        last = starts[-1] if starts else -1
+        self.regrouping = self._regrouping(last, settled=settled)
 
     def fork(self) -> "Steered":
         """The steering of another hypothesis that goes on from here."""
@@ -87,11 +89,11 @@ class Steered:
         except Exception as error:
             self.fail(error)
 
-    def _regrouping(self, first: int) -> Regrouping:
+    def _regrouping(self, first: int, *, settled: bool = False) -> Regrouping:
         """Of the policies that act on row `first` of the prompt."""
         grouping = [p for p in self.policies if p.groups > 1 and self.starts(p.rows) <= first]
         keyed = [p for p in self.policies if p.keyed and self.starts(p.rows_of_keys) <= first]
-        return Regrouping(grouping, keyed, self.layout.length)
+        return Regrouping(grouping, keyed, self.layout.length, settled=settled)
 
     def starts(self, rows: Rows) -> int:
         """First prompt row of a choice of rows."""

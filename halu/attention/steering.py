@@ -30,8 +30,13 @@ class Steering:
         pads: padding slots before each row's first key (left padding).
         prefill: whether this forward carries prompts (any number of queries) or one new token a
             row.
-        stop: one after the last key that each row's token sees [B], where only the device knows it;
-            `lengths` are then the room that there is.
+        stop: one after the last key that each row's token sees [B], where only the device knows it,
+            because the forward is being recorded; `lengths` are then the room that there is, and
+            there are no `pads`. An error then ends the recording, and no row is blamed.
+
+    Attributes:
+        held: tables on the device that this forward shares with others, to be kept for as long as a
+            recording of it is repeated.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class Steering:
         self.pads = pads or [0] * len(rows)
         self.prefill = prefill
         self.stop = stop
+        self.held: list[Tensor] = []
         self._edges: tuple[Tensor, Tensor] | None = None
 
     def read(self, layer: int, hidden: Tensor) -> Tensor:
@@ -59,7 +65,7 @@ class Steering:
             try:
                 hidden = self._replaced(layer, index, span, hidden)
             except Exception as error:
-                row.fail(error)
+                self._blame(row, error)
             if layer in row.taps:
                 row.tapped[layer] = hidden[index, span][-1]
         return hidden
@@ -92,6 +98,18 @@ class Steering:
             else self._tokens(layer, q, k, v, scale, plain)
         )
 
+    def _blame(self, row: Steered, error: Exception) -> None:
+        if self.stop is not None:
+            raise error
+        row.fail(error)
+
+    def _pick(self, rows: Sequence[int], device: torch.device) -> slice | Tensor:
+        """Some of the rows; all are no table, which would be copied to the device."""
+        if len(rows) == len(self.rows):
+            return slice(None)
+        self.held.append(indices(tuple(rows), device))
+        return self.held[-1]
+
     def _span(self, index: int) -> slice:
         return slice(self.pads[index], self.pads[index] + self.lengths[index])
 
@@ -107,7 +125,7 @@ class Steering:
                 try:
                     out[one, :, span] = prompt_outputs(layer, row, *own, scale, mine)
                 except Exception as error:
-                    row.fail(error)
+                    self._blame(row, error)
         return out
 
     def _tokens(
@@ -120,15 +138,16 @@ class Steering:
                 row.look(layer, q[one], k[one, :, self._span(index)], scale)
                 changed += [index] * row.regrouping.changes(layer)
             except Exception as error:
-                row.fail(error)
+                self._blame(row, error)
         if changed and choice.best(q.device) == "triton":
             # For a kernel a row is cheaper than the copy of the keys that leaves it out.
             changed = list(range(len(self.rows)))
         rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
         if rest:
-            others = indices(tuple(rest), q.device)
-            out[others] = plain(others)
+            others = self._pick(rest, q.device)
+            every = torch.arange(len(rest), device=q.device)
+            out[others] = plain(every if isinstance(others, slice) else others)
         if changed:
             self._regrouped(layer, changed, q, k, v, scale, out)
         for index, row in enumerate(self.rows):
@@ -142,7 +161,7 @@ class Steering:
                     keys = k[one, :, self._span(index)]
                     record(layer, row.trace, row.regrouping, q[one], keys, scale)
             except Exception as error:
-                row.fail(error)
+                self._blame(row, error)
         return out
 
     def _regrouped(
@@ -158,8 +177,7 @@ class Steering:
         """Fills the outputs of the rows whose attention changes: all at once, or, should a policy
         fail, one by one, which shows whose it was.
         """
-        every = len(changed) == len(self.rows)
-        pick = slice(None) if every else indices(tuple(changed), q.device)
+        pick = self._pick(changed, q.device)
         try:
             out[pick] = self._mixed(layer, changed, q[pick], k[pick], v[pick], scale).to(q.dtype)
         except Exception:
@@ -168,7 +186,7 @@ class Steering:
                 try:
                     out[one] = self._mixed(layer, [index], q[one], k[one], v[one], scale).to(out)
                 except Exception as error:
-                    self.rows[index].fail(error)
+                    self._blame(self.rows[index], error)
                     out[one] = 0
 
     def _mixed(
@@ -194,10 +212,12 @@ class Steering:
         if self.stop is None and all(self.lengths[i] == k.shape[2] for i in rows):
             return None
         if self._edges is None:
-            start = torch.tensor(self.pads, dtype=torch.int32).to(k.device)
-            own = torch.tensor(self.lengths, dtype=torch.int32).to(k.device)
-            self._edges = (start, start + own if self.stop is None else self.stop)
-        if len(rows) == len(self.rows):
-            return self._edges
-        some = indices(tuple(rows), k.device)
-        return self._edges[0][some], self._edges[1][some]
+            self._edges = self._first_and_last(k.device)
+        pick = self._pick(rows, k.device)
+        return self._edges[0][pick], self._edges[1][pick]
+
+    def _first_and_last(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self.stop is not None:
+            return torch.zeros_like(self.stop), self.stop
+        start = torch.tensor(self.pads, dtype=torch.int32).to(device)
+        return start, start + torch.tensor(self.lengths, dtype=torch.int32).to(device)

@@ -35,12 +35,12 @@ def column_mass(
     given, sizes = source(inputs), constants(inputs, config)
     grid = (triton.cdiv(len(rows), config.rows), h, b)
     at = rows_of(lse.unsqueeze(-1))
-    mass_kernel[grid](given, rows, None, at, len(rows), GROUPS=1, **sizes)
-    grid = (triton.cdiv(keys, config.keys), h, b)
-    sizes = {name: sizes[name] for name in ("SHARE", "WIDTH", "M", "N", "D", *config.launch)}
-    column_kernel[grid](
-        given, rows, at, rows_of(total.unsqueeze(2)), rows_of(own.unsqueeze(2)), len(rows), **sizes
-    )
+    with torch.cuda.device_of(q):
+        mass_kernel[grid](given, rows, None, at, len(rows), GROUPS=1, **sizes)
+        grid = (triton.cdiv(keys, config.keys), h, b)
+        sizes = {name: sizes[name] for name in ("SHARE", "WIDTH", "M", "N", "D", *config.launch)}
+        found = (rows_of(total.unsqueeze(2)), rows_of(own.unsqueeze(2)))
+        column_kernel[grid](given, rows, at, *found, len(rows), **sizes)
     return total, own
 
 

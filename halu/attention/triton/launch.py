@@ -1,4 +1,7 @@
-"""Which kernels a call runs: one query a row of the batch decodes, several are rows of a prompt."""
+"""Which kernels a call runs: one query a row of the batch decodes, several are rows of a prompt.
+
+Triton launches on the thread's current device, which is made that of the tensors.
+"""
 
 from dataclasses import replace
 
@@ -23,13 +26,14 @@ def grouped(inputs: Inputs, config: Config | None = None) -> tuple[Tensor, Tenso
         Unsupported: if the kernels do not do this.
     """
     check(inputs)
-    if inputs.q.shape[2] == 1:
-        return _decoded_parts(_last(inputs), config)
-    prompt = _Prompt(inputs, config)
-    mass, lse = prompt.masses()
-    single = torch.eye(inputs.groups, device=mass.device)
-    one = [prompt.outputs(lse, w.expand(mass.shape), torch.float32) for w in single]
-    return mass, torch.stack(one, 3), lse
+    with torch.cuda.device_of(inputs.q):
+        if inputs.q.shape[2] == 1:
+            return _decoded_parts(_last(inputs), config)
+        prompt = _Prompt(inputs, config)
+        mass, lse = prompt.masses()
+        single = torch.eye(inputs.groups, device=mass.device)
+        one = [prompt.outputs(lse, w.expand(mass.shape), torch.float32) for w in single]
+        return mass, torch.stack(one, 3), lse
 
 
 def weighted(
@@ -55,13 +59,14 @@ def weighted(
         BadInput: if the redistribution is of other groups.
     """
     check(inputs)
-    if inputs.q.shape[2] == 1:
-        return _decoded(_last(inputs), epilogue, out, scratch, config)
-    prompt = _Prompt(inputs, config)
-    if epilogue is None:
-        return prompt.outputs(None, None, inputs.q.dtype)
-    mass, lse = prompt.masses()
-    return prompt.outputs(lse, epilogue(mass), inputs.q.dtype)
+    with torch.cuda.device_of(inputs.q):
+        if inputs.q.shape[2] == 1:
+            return _decoded(_last(inputs), epilogue, out, scratch, config)
+        prompt = _Prompt(inputs, config)
+        if epilogue is None:
+            return prompt.outputs(None, None, inputs.q.dtype)
+        mass, lse = prompt.masses()
+        return prompt.outputs(lse, epilogue(mass), inputs.q.dtype)
 
 
 def scratch_for(inputs: Inputs, config: Config | None = None) -> Parts:

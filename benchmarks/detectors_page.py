@@ -25,7 +25,9 @@ on {half} other scenes, the blend on {half} more.
 The detectors behind `objects` are the towers through which the two models themselves look, with
 heads that learnt from labelled patches of this world: they show how far detection can go where it
 is good, not what GroundingDINO and OWLv2 would do on photographs. `attention + uncertainty` is the
-mean of the two log-odds; both read only what decoding leaves.
+mean of the two log-odds; both read only what decoding leaves. `blend` is measured with all four of
+its parts, as when it is named while asking; of an answer whose tokens are not known it reads `clip`
+and `objects` alone.
 """
 
 WORDS = """\

@@ -258,6 +258,7 @@ class Sentences:
         labels = [self._label(one) for one in drawn]
         wrong = sum(bool(label.hallucinated) for label in labels)
         before = self.text(self.before)
+        stop = len(self.text(best.tokens).strip())
         shown = [
             {
                 "text": self._sentence(one).strip(),
@@ -268,8 +269,8 @@ class Sentences:
             for one, label in zip(drawn, labels, strict=True)
         ]
         finding = Finding(
-            start=len(before.lstrip()),
-            stop=len(self.text(best.tokens).strip()),
+            start=min(len(before.lstrip()), stop),  # a silent end takes the space before it along
+            stop=stop,
             score=wrong / len(drawn),
             reason=f"Chosen among {len(drawn)} sentences, {wrong} of which name what is not there.",
             detector="sentinel",

@@ -26,6 +26,7 @@ class Blend(Detector):
 
     name = "blend"
     kind = "picture"
+    reads_trace = True
 
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each object that all parts judge."""

@@ -1,11 +1,13 @@
 """Quoted words and numbers that cannot be read in the picture.
 
 rapidocr reads the picture (its models come with the package, nothing is downloaded). Each quoted
-text of the answer is compared, without case and marks, with every line read and with all of them
-together; the score is one minus the best share of matching characters.
+text of the answer is compared, without case and marks, with whole words of every line read, and of
+all lines one after the other; the score is one minus the best share of matching characters. Numbers
+match exactly or not at all.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,6 +24,11 @@ from halu.types import Answer, Finding
 
 SMALLEST = 480
 """Smaller pictures are enlarged to this side, since the reader was made for larger letters."""
+
+
+_WORD = re.compile(r"\d+(?:[.:,]\d+)*|[^\W\d_]+")
+_CUT = 2
+"""A run of words may have as many more than the text: readers put spaces where there are none."""
 
 
 class Line(NamedTuple):
@@ -71,23 +78,49 @@ class Ocr(Detector):
 
 
 def likest(text: str, lines: list[Line]) -> tuple[float, Line | None]:
-    """The largest share of matching characters with a line or all lines, and the likest line."""
-    wanted = _plain(text)
+    """The largest share of matching characters with words of a line or all lines, and the likest
+    line.
+    """
+    wanted = _words(text)
     if not wanted or not lines:
         return 0.0, None
-    shares = [_share(wanted, _plain(line.text)) for line in lines]
-    together = _share(wanted, "".join(_plain(line.text) for line in lines))
+    read = [_words(line.text) for line in lines]
+    shares = [_share(wanted, own, "") for own in read]
+    together = _share(wanted, [word for own in read for word in own], " ")
     best = max(range(len(lines)), key=shares.__getitem__)
     return max(shares[best], together), lines[best]
 
 
-def _share(wanted: str, read: str) -> float:
-    """1 where the text stands in what was read, else the share of matching characters."""
-    return 1.0 if wanted in read else SequenceMatcher(None, wanted, read, autojunk=False).ratio()
+def _share(wanted: Sequence[str], read: Sequence[str], between: str) -> float:
+    """Of the likest run of words; 1 where the very words stand there."""
+    own = _joined(wanted, between)
+    runs = (
+        read[first : first + size]
+        for size in range(1, len(wanted) + _CUT + 1)
+        for first in range(len(read) - size + 1)
+    )
+    return max((_alike(own, _joined(run, between)) for run in runs), default=0.0)
 
 
-def _plain(text: str) -> str:
-    return "".join(letter for letter in text.lower() if letter.isalnum())
+def _alike(wanted: str, read: str) -> float:
+    """Matching characters as a share of the longer text; 0 if their numbers differ."""
+    if list(_numbers(wanted)) != list(_numbers(read)):
+        return 0.0
+    blocks = SequenceMatcher(None, wanted, read, autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks) / max(len(wanted), len(read))
+
+
+def _joined(words: Sequence[str], between: str) -> str:
+    """Words in a row, numbers always apart."""
+    return re.sub(r"(?<=\d)\n(?=\d)", " ", "\n".join(words)).replace("\n", between)
+
+
+def _numbers(text: str) -> Iterator[str]:
+    return (word for word in _WORD.findall(text) if word[0].isdigit())
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
 
 
 @lru_cache(maxsize=16)

@@ -73,6 +73,11 @@ class Detector(ABC):
     class Params(DetectorParams):
         """Only the threshold."""
 
+    @property
+    def reads_trace(self) -> bool:
+        """Whether it reads what decoding knows of each token, where that is there."""
+        return self.kind == "trace"
+
     def __init__(self, params: DetectorParams | None = None) -> None:
         self.params: Any = params if params is not None else self.Params()
 
@@ -128,7 +133,7 @@ def chosen(names: Detectors) -> tuple[Detector, ...]:
 
 def prepared(request: Request, using: Sequence[Detector]) -> Request:
     """The request, asking for the evidence that these detectors read."""
-    if request.evidence == "map" or all(one.kind != "trace" for one in using):
+    if request.evidence == "map" or not any(one.reads_trace for one in using):
         return request
     return request.model_copy(update={"evidence": "map"})
 

@@ -18,6 +18,7 @@ from pydantic import (
     SkipValidation,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from halu.errors import BadInput, Unknown
@@ -205,7 +206,7 @@ class Resolved(Record):
 class Finding(Record):
     """A stretch of the answer that the picture does not support, as a detector sees it."""
 
-    start: int
+    start: int = Field(ge=0)
     stop: int
     score: float = Field(ge=0, le=1, description="How sure the detector is, as a probability.")
     reason: str = Field(description="For a person.")
@@ -215,6 +216,12 @@ class Finding(Record):
         description="What it rests on: box and crop (left, top, right, bottom in shares of the"
         " picture), similarity, masses, words read, other answers.",
     )
+
+    @model_validator(mode="after")
+    def _runs_forward(self) -> "Finding":
+        if self.stop < self.start:
+            raise ValueError(f"A finding ends at {self.stop}, before it begins at {self.start}.")
+        return self
 
 
 class Answer(Record):

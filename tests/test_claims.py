@@ -62,6 +62,20 @@ def test_claims_of_one_sentence(text: str, wanted: list[tuple[str, str, str]]) -
         "一只狗在沙发上。",
         "На столе лежит ноутбук.",
         "It is a sunny day.",
+        "There are no dogs, cats, or birds.",
+        "There are no dogs, cats and birds.",
+        "I do not see a dog, a cat or a bird.",
+        "It doesn't show a dog.",
+        "The image does not contain any dogs or cats.",
+        "You cannot see a dog.",
+        "I can't see a dog.",
+        "There are zero dogs.",
+        "A dog is not in the picture.",
+        "The dog is absent.",
+        "The dog isn't visible here.",
+        "A dog and a cat are missing from the scene.",
+        "Dogs cannot be seen.",
+        "There is no dog in the image, nor a cat.",
     ],
 )
 def test_no_claims(text: str) -> None:
@@ -71,6 +85,21 @@ def test_no_claims(text: str) -> None:
 def test_a_negation_reaches_no_further_than_its_object() -> None:
     assert told("There is no dog, and a cat sleeps.") == [("object", "cat", "cat")]
     assert told("Not a dog but a cat.") == [("object", "cat", "cat")]
+    assert told("There is a dog and the cat is absent.") == [("object", "dog", "dog")]
+    assert told("The dog is not on a bed.") == [("object", "dog", "dog")]
+    assert told("The dog is missing a leg.") == [("object", "dog", "dog")]
+    assert told("There are no dogs, but cats.") == [("object", "cat", "cats")]
+    assert told("No dog, and there is a cat.") == [("object", "cat", "cat")]
+
+
+def test_quoted_words_name_no_objects() -> None:
+    assert told('A sign says "beware of the dog".') == [
+        ("text", "beware of the dog", "beware of the dog")
+    ]
+    assert told("A cat by a sign that reads “DOG”.") == [
+        ("object", "cat", "cat"),
+        ("text", "DOG", "DOG"),
+    ]
 
 
 def test_a_short_answer_is_read_with_its_question() -> None:

@@ -185,6 +185,20 @@ def test_detectors_of_sentences_must_look_at_the_picture(
             vlm.ask(pictures[0], PROMPT, strategy=name, params={"detectors": (wrong,)})
 
 
+def test_a_silent_end_is_marked_inside_the_text() -> None:
+    from halu.decoders.sentinel import Candidate, Sentences, Sentinel
+    from halu.detector import Asked
+    from halu.labelling import Judge
+
+    judge = Judge([], [], Asked(), 0.5, 0.3)
+    search = Sentences(Sentinel.Params(), lambda ids: "".join(map(chr, ids)), judge)
+    search.before = list(map(ord, "A dog. "))
+    search.lanes = [Candidate([*search.before, 32])]
+    search._remark(search.lanes[0])
+    (found,) = search.findings
+    assert (found.start, found.stop) == (6, 6)
+
+
 def test_the_longest_answer_is_kept_to(vlm: VLM, pictures: list[Image.Image]) -> None:
     with saying(lambda subject: 1.0):
         for most in (1, 7, 20):

@@ -125,6 +125,16 @@ def test_evidence_is_asked_for_where_it_is_read(vlm: VLM, scene: Image.Image) ->
     request: Request = asking(scene, PROMPT)
     assert prepared(request, chosen(["clip"])) is request
     assert prepared(request, chosen(["attention"])).evidence == "map"
+    assert prepared(request, chosen(["blend"])).evidence == "map"
+
+
+def test_the_blend_reads_the_trace_where_there_is_one(vlm: VLM, scene: Image.Image) -> None:
+    blend = {"blend": {"threshold": 0.0}}
+    asked = vlm.ask(scene, PROMPT, detectors=blend, max_new_tokens=40).findings
+    assert asked
+    assert all({"attention", "uncertainty", "clip", "objects"} <= {*one.evidence} for one in asked)
+    read = detect(scene, "A dog.", blend)
+    assert [one.evidence.get("attention") for one in read] == [None]
 
 
 def test_an_answer_carries_its_findings(vlm: VLM, scene: Image.Image) -> None:
@@ -186,6 +196,46 @@ def test_ocr_knows_printed_words_from_others() -> None:
     assert (right.score, text[wrong.start : wrong.stop]) == (0.0, "CLOSED")
     assert wrong.score > 0.5
     assert right.evidence["read"]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "read"),
+    [
+        ("OPEN", ["open"], True),
+        ("OPEN", ["REOPENED"], False),
+        ("cat", ["CATALOG"], False),
+        ("NO ENTRY", ["please", "NOENTRY"], True),
+        ("no entry", ["NO", "ENTRY"], True),
+        ("there", ["the", "re"], False),
+        ("23", ["123"], False),
+        ("23", ["number 23"], True),
+        ("7:30", ["at 7:30"], True),
+        ("730", ["7", "30"], False),
+        ("Route 66", ["ROUTE 68"], False),
+        ("Route 66", ["Route 66 North"], True),
+    ],
+)
+def test_ocr_matches_whole_words_and_exact_numbers(text: str, lines: list[str], read: bool) -> None:
+    from halu.detectors.ocr import Line, likest
+
+    share, best = likest(text, [Line(line, [0, 0, 1, 1], 1.0) for line in lines])
+    assert best is not None
+    assert (share == 1.0) is read
+    assert read or share < 0.85
+    assert not text.isdecimal() or share in (0, 1)
+
+
+def test_ocr_forgives_a_letter_misread() -> None:
+    from halu.detectors.ocr import Line, likest
+
+    share, _ = likest("PARKING", [Line("no PARKlNG at any time", [0, 0, 1, 1], 1.0)])
+    assert 0.8 < share < 1
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (7, 6)])
+def test_a_finding_runs_forward(start: int, stop: int) -> None:
+    with pytest.raises(ValueError, match=r"begins|greater"):
+        Finding(start=start, stop=stop, score=0.5, reason="x", detector="y")
 
 
 def test_objects_has_a_verdict_of_two_finders() -> None:

@@ -1,16 +1,14 @@
 """Objects named in a sentence: COCO's by the word list, others by the small noun rule."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from halu.claims.claim import Vocabulary
+from halu.claims.negation import denied
 from halu.claims.sentences import ENGLISH, Word
 from halu.claims.vocabulary import COLORS, NUMBERS, words
 from halu.grounding.nouns import is_noun, singular
 
-_NEGATIONS = frozenset({"no", "without", "not", "neither", "nor", "isn't", "aren't", "don't"})
-_NEGATED_WITHIN = 4
-_BREAKS = frozenset({"but", "and", "while", "is", "are", "with", "only"})
 _NOT_THINGS = frozenset(
     """
     image picture photo photograph scene view background foreground side middle center centre
@@ -35,8 +33,12 @@ class Mention:
     listed: bool
 
 
-def mentions(sentence: Sequence[Word], vocabulary: Vocabulary) -> list[Mention]:
-    """What a sentence names and does not deny, in order."""
+def mentions(
+    sentence: Sequence[Word], vocabulary: Vocabulary, quotes: Iterable[tuple[int, int]] = ()
+) -> list[Mention]:
+    """What a sentence names and does not deny, in order; `quotes` are places of quoted words, which
+    name nothing.
+    """
     known = words()
     base = [known.singular.get(word.text, word.text) for word in sentence]
     found: list[Mention] = []
@@ -52,7 +54,13 @@ def mentions(sentence: Sequence[Word], vocabulary: Vocabulary) -> list[Mention]:
                 name = " ".join([*base[place:last], singular(base[last])])
                 found.append(Mention(place, last, name, listed=False))
         place += max(size, 1)
-    return [one for one in found if not _denied(sentence, one.first)]
+    gone = denied(sentence, [(one.first, one.last) for one in found])
+    places = tuple(quotes)
+    return [
+        one
+        for one, off in zip(found, gone, strict=True)
+        if not off and not any(a <= sentence[one.first].start < b for a, b in places)
+    ]
 
 
 def _listed(base: Sequence[str], place: int) -> tuple[int, str]:
@@ -83,13 +91,3 @@ def _nouns(sentence: Sequence[Word], base: Sequence[str], place: int) -> int:
 def _is_thing(word: str) -> bool:
     plain = word.isascii() and word not in COLORS and word not in NUMBERS and word not in ENGLISH
     return plain and singular(word) not in _NOT_THINGS and is_noun(word)
-
-
-def _denied(sentence: Sequence[Word], first: int) -> bool:
-    """Whether a negation stands shortly before, with nothing between that ends its reach."""
-    for word in reversed(sentence[max(0, first - _NEGATED_WITHIN) : first]):
-        if word.text in _NEGATIONS:
-            return True
-        if word.is_mark or word.text in _BREAKS:
-            return False
-    return False

@@ -7,15 +7,10 @@ from functools import lru_cache
 
 from halu.claims.claim import Claim, Kind, Vocabulary
 from halu.claims.mentions import Mention, mentions
+from halu.claims.quotes import quoted
 from halu.claims.sentences import ENGLISH, Word, is_english, sentences, words
 from halu.claims.vocabulary import COLORS, NUMBERS
 
-_QUOTED = re.compile(
-    r"\"([^\"\n]{1,80})\"|“([^”\n]{1,80})”|(?<!\w)'([^'\n]{2,80})'(?!\w)"
-    r"|\b(?:says?|reads?|reading|saying|labell?ed|spelling)\s+(?:the\s+words?\s+)?"
-    r"([A-Z0-9][A-Z0-9&'-]*(?:\s+[A-Z0-9][A-Z0-9&'-]*)*)(?![a-z])"
-    r"|(?:\bnumber|#)\s*(\d+)|\b(\d{1,2}:\d{2})\b|[$€£]\s?(\d+(?:\.\d+)?)"
-)
 _PLACES = {
     "left": "left",
     "right": "right",
@@ -41,26 +36,22 @@ def claims(text: str, question: str = "", vocabulary: Vocabulary = "coco") -> tu
         question: what was asked: "Yes", "2", "red" claim something only together with it.
         vocabulary: "coco", the 80 objects and their synonyms, or "open", also other nouns.
     """
-    found = list(_quoted(text))
+    quotes = list(quoted(text))
+    found = [Claim(a, b, "text", "", text[a:b].strip(" .,")) for a, b in quotes]
     for start, stop in sentences(text):
         sentence = words(text, start, stop)
         if is_english(sentence):
-            found += _said(sentence, vocabulary)
+            found += _said(sentence, vocabulary, quotes)
     if not found and question:
         found = list(_answered(text, question, vocabulary))
     return tuple(sorted(found, key=lambda claim: (claim.start, claim.stop, claim.kind)))
 
 
-def _quoted(text: str) -> Iterator[Claim]:
-    for match in _QUOTED.finditer(text):
-        group = match.lastindex or 0
-        start, stop = match.span(group)
-        yield Claim(start, stop, "text", "", text[start:stop].strip(" .,"))
-
-
-def _said(sentence: Sequence[Word], vocabulary: Vocabulary) -> Iterator[Claim]:
+def _said(
+    sentence: Sequence[Word], vocabulary: Vocabulary, quotes: Sequence[tuple[int, int]] = ()
+) -> Iterator[Claim]:
     """Claims of one sentence about objects."""
-    named = mentions(sentence, vocabulary)
+    named = mentions(sentence, vocabulary, quotes)
     for mention in named:
         start, stop = sentence[mention.first].start, sentence[mention.last].stop
         yield Claim(start, stop, "object", mention.name, listed=mention.listed)

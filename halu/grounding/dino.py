@@ -18,6 +18,8 @@ import transformers  # noqa: E402
 PUBLISHED = "IDEA-Research/grounding-dino-tiny"
 TEXT = 0.25
 """Least score of a label's words, as SENTINEL has it."""
+DOT = "."
+"""Stands between phrases."""
 
 
 class Dino:
@@ -49,24 +51,51 @@ class Dino:
     def spot(
         self, image: Image.Image, phrases: Sequence[str], least: float
     ) -> list[list[Sighting] | None]:
-        """See `halu.grounding.Finder`. A phrase is found where it is part of a label, as SENTINEL
-        has it.
+        """See `halu.grounding.Finder`. A phrase's score in a box is that of its surest token if all
+        of its tokens would be in the box's label, as SENTINEL has it, else that of its least sure;
+        what other phrases score in that box plays no part.
         """
-        text = min(least, TEXT)
-        found = self._labelled(image, ". ".join(phrases), least, text) if phrases else []
-        return [[one for label, one in found if phrase.lower() in label] for phrase in phrases]
+        if not phrases:
+            return []
+        ids, outputs = self._seen(image, f"{DOT} ".join(one.replace(DOT, " ") for one in phrases))
+        p = outputs.logits[0].sigmoid().cpu()
+        x, y, width, height = outputs.pred_boxes[0].cpu().unbind(-1)
+        edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], -1)
+        boxes = [Box(*one) for one in edges.clamp(0, 1).tolist()]
+        found: list[list[Sighting] | None] = []
+        for places in self._places(ids):
+            if any(ids[place] == self._processor.tokenizer.unk_token_id for place in places):
+                found.append(None)
+                continue
+            own = p[:, places]
+            scores = torch.where((own > TEXT).all(-1), own.amax(-1), own.amin(-1)).tolist()
+            seen = [Sighting(*pair) for pair in zip(boxes, scores, strict=True) if pair[1] >= least]
+            found.append(sorted(seen, key=lambda one: -one.score))
+        return found
+
+    def _places(self, ids: Sequence[int]) -> list[list[int]]:
+        """Of each phrase, where its tokens stand."""
+        words = self._processor.tokenizer
+        dot = words.convert_tokens_to_ids(DOT)
+        edges = [place for place, token in enumerate(ids) if token == dot]
+        return [list(range(a + 1, b)) for a, b in zip([0, *edges], edges, strict=False)]
 
     @torch.no_grad()
+    def _seen(self, image: Image.Image, phrases: str) -> tuple[list[int], Any]:
+        """The tokens of phrases, and what the model says of them."""
+        asked = phrases.lower().rstrip(f"{DOT} ") + DOT  # the form it was trained on
+        inputs = self._processor(images=image.convert("RGB"), text=asked, return_tensors="pt").to(
+            self._model.device
+        )
+        return inputs["input_ids"][0].tolist(), self._model(**inputs)
+
     def _labelled(
         self, image: Image.Image, phrases: str, box: float, text: float
     ) -> list[tuple[str, Sighting]]:
         """Labels and what they stand at, the surest first."""
-        asked = phrases.lower().rstrip(". ") + "."  # the form it was trained on
-        inputs = self._processor(images=image.convert("RGB"), text=asked, return_tensors="pt").to(
-            self._model.device
-        )
+        ids, outputs = self._seen(image, phrases)
         found = self._processor.post_process_grounded_object_detection(
-            self._model(**inputs), inputs["input_ids"], threshold=box, text_threshold=text
+            outputs, torch.tensor([ids]), threshold=box, text_threshold=text
         )[0]
         if not len(found["scores"]):  # then the labels are not a list of none but of an empty one
             return []

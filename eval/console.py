@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from halu.eval import words
+from halu.eval import fitting, words
 from halu.eval.against import Delta
 from halu.eval.benchmark import Metric, benchmarks
 from halu.eval.summary import Result, Summary, defined
@@ -23,18 +24,10 @@ class _Column:
 
 
 def show(summary: Summary) -> None:
-    """Print every table, and what makes the figures worth less than they look. A terminal that is
-    too narrow gets a table in parts; a pipe or file gets it whole, however wide it is.
-    """
-    console = Console()
-    width = console.width if console.is_terminal else None
-    found = tables(summary, width) + _totals(summary)
-    if width is None:
-        console.width = max([console.width, *(_width(table) for table in found)])
-    for table in found:
-        console.print(table)
+    """Print every table, and what makes the figures worth less than they look."""
+    fitting.show(lambda width: tables(summary, width) + _totals(summary))
     for note in summary.notes:
-        console.print(f"Note: {note}", style="yellow", soft_wrap=True)
+        Console().print(f"Note: {note}", style="yellow", soft_wrap=True)
 
 
 def tables(summary: Summary, width: int | None) -> list[Table]:
@@ -46,7 +39,8 @@ def tables(summary: Summary, width: int | None) -> list[Table]:
     found = []
     for key in order:
         results = [r for r in summary.results if (r.model, r.benchmark, r.split) == key]
-        found += _fitting(results, _columns(results), _title(results[0], summary), width)
+        build = partial(_table, results, _title(results[0], summary))
+        found += fitting.fitting(_columns(results), build, width)
     return found
 
 
@@ -79,24 +73,7 @@ def _totals(summary: Summary) -> list[Table]:
     return list(found.values())
 
 
-def _fitting(
-    results: list[Result], columns: Sequence[_Column], title: str, width: int | None
-) -> list[Table]:
-    """Cut a table that is too wide into two, and those again."""
-    table = _table(results, columns, title)
-    if width is None or len(columns) == 1 or _width(table) <= width:
-        return [table]
-    middle = (len(columns) + 1) // 2
-    parts = (columns[:middle], columns[middle:])
-    return [found for part in parts for found in _fitting(results, part, title, width)]
-
-
-def _width(table: Table) -> int:
-    roomy = Console(width=10_000)
-    return roomy.measure(table).maximum
-
-
-def _table(results: list[Result], columns: Sequence[_Column], title: str) -> Table:
+def _table(results: list[Result], title: str, columns: Sequence[_Column]) -> Table:
     table = Table(
         title=title,
         title_justify="left",

@@ -26,7 +26,7 @@ from torch import Tensor
 from halu.detector import Asked, detectors
 from halu.errors import Unsupported
 from halu.labelling import Judge, Label
-from halu.search import Choice, Pick, Policies, filtered
+from halu.search import Choice, Pick, Policies, drawn, filtered
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import Finding, Sampling
 
@@ -214,8 +214,8 @@ class Sentences:
     def _sample(self, row: Tensor, one: Candidate) -> None:
         """Another token of a candidate."""
         sampling = Sampling(temperature=self.params.temperature)
-        odds = torch.softmax(filtered(row, sampling, one.tokens), -1).cpu()
-        token = int(torch.multinomial(odds, 1, generator=self.rng))
+        share = float(torch.rand((), generator=self.rng))
+        token = drawn(filtered(row, sampling, one.tokens), share)
         one.total += float(torch.log_softmax(row, -1)[token])
         one.tokens.append(token)
         self._close(one)
@@ -254,8 +254,8 @@ class Sentences:
 
     def _remark(self, best: Candidate) -> None:
         """Tells of all candidates for a sentence; `halu.preferences` makes pairs of them."""
-        drawn = [*self.lanes, *self.closed]
-        labels = [self._label(one) for one in drawn]
+        candidates = [*self.lanes, *self.closed]
+        labels = [self._label(one) for one in candidates]
         wrong = sum(bool(label.hallucinated) for label in labels)
         before = self.text(self.before)
         stop = len(self.text(best.tokens).strip())
@@ -266,13 +266,13 @@ class Sentences:
                 "hallucinated": label.hallucinated,
                 "uncertain": label.uncertain,
             }
-            for one, label in zip(drawn, labels, strict=True)
+            for one, label in zip(candidates, labels, strict=True)
         ]
         finding = Finding(
             start=min(len(before.lstrip()), stop),  # a silent end takes the space before it along
             stop=stop,
-            score=wrong / len(drawn),
-            reason=f"Chosen among {len(drawn)} sentences, {wrong} of which name what is not there.",
+            score=wrong / len(candidates),
+            reason=f"Chosen among {len(labels)} sentences, {wrong} of which name what is not there.",
             detector="sentinel",
             evidence={
                 "context": before.strip(),

@@ -266,12 +266,19 @@ def test_pairs_are_written_for_three_programs(
     vlm: VLM, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
     with saying(lambda subject: float(len(subject) % 2)):
-        own = {**SAYS, "first": "sampled", "candidates": 6, "rounds": 1}
+        own = {**SAYS, "first": "sampled", "candidates": 8, "rounds": 1, "temperature": 1.0}
         found = [
             pair
-            for image in pictures
+            for seed, image in enumerate([*pictures, *pictures])
             for pair in preferences.pairs(
-                vlm.ask(image, PROMPT, strategy="sentinel", params=own, max_new_tokens=80),
+                vlm.ask(
+                    image,
+                    PROMPT,
+                    strategy="sentinel",
+                    params=own,
+                    max_new_tokens=80,
+                    seed=seed,
+                ),
                 "scene.png",
                 PROMPT,
             )

@@ -5,8 +5,10 @@ checked by detectors; what they say becomes a list of facts ("There is no dog.")
 model rewrites the answer by it. corrector="model": the model itself does, with the picture;
 "endpoint": a model behind an OpenAI-compatible endpoint, as in the release; "rules": objects that
 are not there are taken out of their sentences (halu.claims.editing), which needs no model that
-follows instructions. Nothing is rewritten where detectors find nothing. Every change is a finding
-of the answer, with its reason, at the sentence as it now stands.
+follows instructions, and "Yes" to a question about such an object becomes "No". Nothing is
+rewritten where detectors find nothing. Every change is a finding of the answer, with its reason, at
+the sentence as it now stands. What a corrector wrote is read again: an object that it goes on naming is
+said to be named still, and a reply that drops an object which is there is not taken.
 Ours: the detectors (the release has GroundingDINO; objects with finders="open" has it too), "rules"
 and "model", the wording. Not reproduced: pronoun resolution, questions about attributes and their
 visual answers, counts, boxes in the corrected text (those that a corrector writes are taken out).
@@ -37,6 +39,9 @@ WISH = (
     " write the answer alone."
 )
 _BOX = re.compile(r"\s*\(?\[(?:\s*[01](?:\.\d+)?\s*,){3}\s*[01](?:\.\d+)?\s*\]\)?")
+_YES = re.compile(r"\s*yes\b", re.IGNORECASE)
+NO = "No."
+GONE, STILL = "was taken out", "is still said"
 Name = Annotated[str, Field(max_length=64)]
 
 
@@ -89,6 +94,11 @@ class Woodpecker(Strategy):
                 f"Strategy 'woodpecker' checks by the picture; {blind[0]!r} does not.",
                 param="params.detectors",
             )
+        if other := [one.name for one in using if one.judges != "objects"]:
+            raise Unsupported(
+                f"Strategy 'woodpecker' corrects objects; {other[0]!r} judges quoted words.",
+                param="params.detectors",
+            )
         if p.corrector == "endpoint" and not p.url:
             raise BadInput("The corrector 'endpoint' needs a url.", param="params.url")
         if p.threshold == 1:
@@ -114,20 +124,29 @@ class Corrector:
             for one in sorted(found, key=lambda one: one.score)
             if one.score >= self.params.threshold
         }
-        named = {(c.start, c.stop): c.subject for c in claims(text) if c.kind == "object"}
+        named = _named(text, asked.question)
         wrong = {place: one for place, one in sorted(worst.items()) if place in named}
         if not wrong:
             return text, ()
         if self.params.corrector == "rules":
-            return _cut(text, wrong)
+            return _cut(text, wrong, asked.question)
         absent = {named[place] for place in wrong}
         facts = [f"There is no {name} in the picture." for name in sorted(absent)]
         facts += [f"There is {name}." for name in sorted({*named.values()} - absent)]
-        return self._rewritten(text, facts, wrong)
+        new = self._rewritten(text, facts)
+        there = {*_named(new, asked.question).values()}
+        if lost := sorted({*named.values()} - absent - there):
+            how = f"is still said, since the corrector dropped {lost[0]!r}, which is there"
+            return text, tuple(
+                _change(one, (one.start, one.stop), text, how) for one in wrong.values()
+            )
+        return new, tuple(
+            _change(one, (0, len(new)), text, STILL if named[place] in there else GONE)
+            for place, one in wrong.items()
+        )
 
-    def _rewritten(
-        self, text: str, facts: Sequence[str], wrong: dict[tuple[int, int], Finding]
-    ) -> tuple[str, tuple[Finding, ...]]:
+    def _rewritten(self, text: str, facts: Sequence[str]) -> str:
+        """What the corrector writes."""
         p, messages = self.params, self.ctx.request.messages
         values = {"question": question_of(messages), "answer": text, "facts": "\n".join(facts)}
         wish = p.wish
@@ -141,7 +160,7 @@ class Corrector:
         new = _BOX.sub("", reply).strip()
         if not new:
             raise Failed("The corrector wrote nothing.")
-        return new, tuple(_change(one, (0, len(new)), text) for one in wrong.values())
+        return new
 
 
 @dataclass
@@ -193,22 +212,39 @@ def spelled(ctx: Context, text: str) -> list[int]:
     raise Failed("The model's tokenizer cannot write the corrected answer.")
 
 
-def _cut(text: str, wrong: dict[tuple[int, int], Finding]) -> tuple[str, tuple[Finding, ...]]:
-    """By rules; of a text of which nothing would be left, nothing is taken."""
+def _named(text: str, question: str) -> dict[tuple[int, int], str]:
+    """The objects that a text names, by place; "Yes" names those of its question."""
+    found = claims(text, question)
+    return {(one.start, one.stop): one.subject for one in found if one.kind == "object"}
+
+
+def _cut(
+    text: str, wrong: dict[tuple[int, int], Finding], question: str
+) -> tuple[str, tuple[Finding, ...]]:
+    """By rules; of a text of which nothing would be left, nothing is taken, but that "Yes" becomes
+    "No" if what was asked for is not there.
+    """
+    if _YES.match(text) and _named("Yes", question):
+        affirmed = {*_named("Yes", question).values()}
+        said = _named(text, question)
+        if affirmed & {said[place] for place in wrong}:
+            how = f"is not there, and {text!r} became {NO!r}"
+            return NO, tuple(_change(one, (0, len(NO)), text, how) for one in wrong.values())
     edited = without(text, wrong)
     if not edited.text:
         return text, ()
     return edited.text, tuple(
-        _change(one, place, text) for one, place in zip(wrong.values(), edited.places, strict=True)
+        _change(one, place, text, GONE)
+        for one, place in zip(wrong.values(), edited.places, strict=True)
     )
 
 
-def _change(one: Finding, place: tuple[int, int], text: str) -> Finding:
+def _change(one: Finding, place: tuple[int, int], text: str, how: str) -> Finding:
     return Finding(
         start=place[0],
         stop=place[1],
         score=one.score,
-        reason=f"{text[one.start : one.stop]!r} was taken out: {one.reason}",
+        reason=f"{text[one.start : one.stop]!r} {how}: {one.reason}",
         detector="woodpecker",
         evidence={**one.evidence, "before": text, "by": one.detector},
     )

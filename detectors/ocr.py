@@ -45,6 +45,7 @@ class Ocr(Detector):
 
     name = "ocr"
     kind = "picture"
+    judges = "quoted words"
 
     class Params(DetectorParams):
         """What counts as read."""

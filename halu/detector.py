@@ -63,11 +63,13 @@ class Detector(ABC):
     Attributes:
         name: registered name.
         kind: what it rests on: the trace of decoding, the picture, or the model's other answers.
+        judges: claims about objects, or quoted words.
         paper: the arXiv number of the idea, if it was published.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Kind]
+    judges: ClassVar[Literal["objects", "quoted words"]] = "objects"
     paper: ClassVar[str] = ""
 
     class Params(DetectorParams):

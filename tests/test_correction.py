@@ -19,7 +19,7 @@ from halu import preferences
 from halu.claims import claims
 from halu.claims.editing import without
 from halu.detector import Detector, detectors
-from halu.errors import BadInput, Failed, HaluError
+from halu.errors import BadInput, Failed, HaluError, Unsupported
 from halu.eval import world
 from halu.eval.chair import score_caption
 from halu.eval.lexicon import words_rules
@@ -71,6 +71,16 @@ def pictures() -> list[Image.Image]:
         ("A dog is on the left and a cat is on the right.", {"dog"}, "A cat is on the right."),
         ("A dog sleeps. It is late.\n\nA cat eats.", {"dog"}, "It is late.\n\nA cat eats."),
         ("A  dog — here!  A cat.", {"cat"}, "A  dog — here!"),
+        ("A cat and a dog are playing.", {"dog"}, "A cat is playing."),
+        ("A cat and a dog have fun.", {"cat"}, "A dog has fun."),
+        ("A cat, a cow and a dog are playing.", {"dog"}, "A cat and a cow are playing."),
+        ("Two cats and a dog are playing.", {"dog"}, "Two cats are playing."),
+        ("A cat and a dog sleep here. A cow.", {"dog"}, "A cow."),
+        ("A cow. A man is holding a dog.", {"dog"}, "A cow."),
+        ("A man is holding a dog near a couch.", {"dog"}, "A man near a couch."),
+        ("A man with a dog is on a couch.", {"dog"}, "A man is on a couch."),
+        ("A cat sleeps on a couch.", {"couch"}, "A cat sleeps."),
+        ('A dog. A sign says "a cat and a dog".', {"dog"}, 'A sign says "a cat and a dog".'),
     ],
 )
 def test_objects_are_taken_out_of_their_sentences(text: str, gone: set[str], wanted: str) -> None:
@@ -393,6 +403,71 @@ class Empty:
     """What a model says that says nothing."""
 
     text = " "
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted", "how"),
+    [
+        ("A dog and a cow.", "A dog and a cow.", "was taken out"),
+        ("A dog and a cow, no cat.", "A dog and a cow, no cat.", "was taken out"),
+        ("A dog, a cow and a cat.", "A dog, a cow and a cat.", "is still said"),
+        ("A dog.", "A dog, a cow and a cat.", "dropped 'cow'"),
+    ],
+)
+def test_what_a_corrector_wrote_is_read_again(
+    reply: str, wanted: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, (change,) = corrected("A dog, a cow and a cat.", PROMPT, monkeypatch, reply)
+    assert new == wanted
+    assert how in change.reason
+    assert 0 <= change.start < change.stop <= len(new)
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("Yes", "No."),
+        ("Yes, there is a cat.", "No."),
+        ("Yes. There is a cat.", "No."),
+        ("No.", "No."),
+    ],
+)
+def test_yes_to_what_is_not_there_becomes_no(
+    said: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, changes = corrected(said, "Is there a cat in the image?", monkeypatch)
+    assert new == wanted
+    assert len(changes) == (said != wanted)
+    assert corrected("Yes", "Is there a dog in the image?", monkeypatch) == ("Yes", ())
+
+
+def corrected(
+    text: str, question: str, monkeypatch: pytest.MonkeyPatch, reply: str | None = None
+) -> tuple[str, tuple[Finding, ...]]:
+    """The text without its cat, by rules, or as a corrector with this reply has it."""
+    from halu.decoders.woodpecker import Corrector, Woodpecker
+    from halu.detector import Asked
+
+    class Cats(Says):
+        def judge(self, answer: Answer, images: Any, asked: Asked) -> Iterator[Finding]:
+            for one in claims(answer.text, asked.question):
+                if one.kind == "object":
+                    score = float(one.subject == "cat")
+                    place = {"start": one.start, "stop": one.stop}
+                    yield Finding(**place, score=score, reason="told", detector="says")
+
+    class Ctx:
+        request = asking(Image.new("RGB", (40, 40)), question)
+
+    params = Woodpecker.Params(corrector="rules" if reply is None else "model")
+    correct = Corrector(Ctx(), params, [Cats()])  # type: ignore[arg-type]
+    monkeypatch.setattr(Corrector, "_rewritten", lambda *_: reply)
+    return correct(text)
+
+
+def test_woodpecker_corrects_no_quoted_words(vlm: VLM, pictures: list[Image.Image]) -> None:
+    with pytest.raises(Unsupported, match=r"corrects objects.*'ocr'"):
+        vlm.ask(pictures[0], PROMPT, strategy="woodpecker", params={"detectors": ("ocr",)})
 
 
 def test_the_model_itself_may_correct(vlm: VLM, pictures: list[Image.Image]) -> None:

@@ -2,7 +2,8 @@
 
 Objects that stand in a list, with commas and "and" between them, are a group; what is left of a
 group is listed anew. A group of which nothing is left goes with the words up to the next one, and a
-sentence of which no object is left goes whole.
+sentence of which no object is left goes whole; so does one whose verb would lose its object ("A man
+holds.") or its number ("A cat sleep.").
 """
 
 import re
@@ -10,8 +11,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from halu.claims.mentions import Mention, mentions
+from halu.claims.quotes import quoted
 from halu.claims.sentences import Word, sentences, words
 from halu.claims.vocabulary import NUMBERS
+from halu.claims.vocabulary import words as listed_words
 
 Place = tuple[int, int]
 
@@ -20,7 +23,22 @@ _BREAKS = frozenset({"and", "with", "of", "is", "are"})
 _BEFORE = 5
 """Most words between an object and its article."""
 _GLUE = re.compile(r"\s*,?\s*(?:and\s+)?")
-_TAIL = re.compile(r"(?:[\s,]|\b(?:and|with|near|next to|beside|while))*$")
+_CLAUSE = re.compile(r"(?:,|\b(?:and|while))\s*$")
+_TAIL = re.compile(
+    r"(?:[\s,]|\b(?:and|with|near|next to|beside|while|on|in|at|of|by|to|from|under|over|behind"
+    r"|above|below|beneath|against|along|around|through|between|in front of))+$"
+)
+_VERB = re.compile(r" (is|are|was|were|has|have|does|do)\b")
+_ONE = {"are": "is", "were": "was", "have": "has", "do": "does"}
+_BARE = re.compile(r" ([a-z]+)\b(?<!ing)(?<!ed)(?<!ly)(?<!s)")
+_NOT_VERBS = frozenset(
+    """
+    and with near next on in at of by to from under over behind above below beneath against along
+    around through between beside while that who which or together can could may might will would
+    into onto inside outside there here seen shown made
+    """.split()  # noqa: SIM905
+)
+"""Words after objects that say nothing of how many they are."""
 _THERE = re.compile(r"\b([Tt]here) (is|are)( also)? (\w+)")
 
 
@@ -39,6 +57,7 @@ class Item(NamedTuple):
     start: int
     stop: int
     goes: bool
+    several: bool
 
 
 def without(text: str, gone: Collection[Place]) -> Edited:
@@ -60,26 +79,51 @@ def without(text: str, gone: Collection[Place]) -> Edited:
 
 def _sentence(text: str, place: Place, gone: Sequence[Place]) -> str:
     """What is left of one sentence."""
+    groups = _groups(text, place, gone)
+    edges = [*(group[0].start for group in groups[1:]), place[1]]
+    if all(item.goes for group in groups for item in group):
+        return ""
+    whole, between = text[place[0] : groups[0][0].start], ""
+    for number, (group, edge) in enumerate(zip(groups, edges, strict=True)):
+        left = [item for item in group if not item.goes]
+        gap = text[group[-1].stop : edge]
+        if left:
+            agreed = _agreed(gap, group, left)
+            if agreed is None:
+                return ""
+            whole += between + _listed([text[item.start : item.stop] for item in left])
+            between = agreed
+        elif number == len(groups) - 1:
+            tail = _TAIL.search(between)
+            if tail is None or not tail[0].strip():
+                return ""  # a verb without its object
+            between = _TAIL.sub("", between) + "."
+        elif number and not _CLAUSE.search(between):
+            between = gap
+    whole += between
+    return _agreeing(whole[0].upper() + whole[1:])
+
+
+def _groups(text: str, place: Place, gone: Sequence[Place]) -> list[list[Item]]:
+    """The objects of a sentence, those of one list together."""
     sentence = words(text, *place)
     groups: list[list[Item]] = []
-    for item in (_item(sentence, one, gone) for one in mentions(sentence, "coco")):
+    for item in (_item(sentence, one, gone) for one in mentions(sentence, "coco", quoted(text))):
         if groups and _GLUE.fullmatch(text[groups[-1][-1].stop : item.start]):
             groups[-1].append(item)
         else:
             groups.append([item])
-    edges = [*(group[0].start for group in groups[1:]), place[1]]
-    gaps = [text[group[-1].stop : edge] for group, edge in zip(groups, edges, strict=True)]
-    left = [
-        (_listed([text[item.start : item.stop] for item in group if not item.goes]), gap)
-        for group, gap in zip(groups, gaps, strict=True)
-        if not all(item.goes for item in group)
-    ]
-    if not left:
-        return ""
-    whole = text[place[0] : groups[0][0].start] + "".join(part + gap for part, gap in left)
-    if all(item.goes for item in groups[-1]):
-        whole = _TAIL.sub("", whole) + "."
-    return _agreeing(whole[0].upper() + whole[1:])
+    return groups
+
+
+def _agreed(gap: str, group: Sequence[Item], left: Sequence[Item]) -> str | None:
+    """The words after a group, as they go with what is left of it; none if they do not."""
+    if len(left) == len(group) or len(left) > 1 or left[0].several:
+        return gap
+    if verb := _VERB.match(gap):
+        return f" {_ONE.get(verb[1], verb[1])}{gap[verb.end() :]}"
+    bare = _BARE.match(gap)
+    return None if bare and bare[1] not in _NOT_VERBS else gap
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -101,7 +145,8 @@ def _item(sentence: Sequence[Word], mention: Mention, gone: Sequence[Place]) -> 
     if tail[:2] in (["on", "the"], ["in", "the"]) and tail[2:] in (["left"], ["right"], ["middle"]):
         last += 3
     named = sentence[mention.first].start, sentence[mention.last].stop
-    return Item(sentence[first].start, sentence[last].stop, named in gone)
+    several = sentence[mention.last].text in listed_words().singular
+    return Item(sentence[first].start, sentence[last].stop, named in gone, several)
 
 
 def _agreeing(sentence: str) -> str:

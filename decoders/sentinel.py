@@ -272,7 +272,7 @@ class Sentences:
             start=min(len(before.lstrip()), stop),  # a silent end takes the space before it along
             stop=stop,
             score=wrong / len(candidates),
-            reason=f"Chosen among {len(labels)} sentences, {wrong} of which name what is not there.",
+            reason=f"Chosen among {len(labels)} sentences; {wrong} of them name what is not there.",
             detector="sentinel",
             evidence={
                 "context": before.strip(),

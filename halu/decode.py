@@ -7,6 +7,7 @@ join and leave at any step, and what goes wrong in one ends that one alone. The 
 and its rows; it does not know any strategy.
 """
 
+import weakref
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
+from halu.adapters.vision import Features
 from halu.job import Job
 from halu.running import Row, Running, count
 from halu.types import Event, Request
+
+Looked = tuple[Running, list[Features | None]]
+"""What is to be read, and what the vision tower says of each of its prompts."""
 
 
 class Decoder:
@@ -31,6 +36,8 @@ class Decoder:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self.jobs: list[Job] = []
+        # A job that waits has a thread, which would outlive a decoder that nobody closes.
+        weakref.finalize(self, _ended, self.jobs).atexit = False
         self._running: list[Running] = []  # whose the cache's rows are, in this order
         self._empty()
 
@@ -85,7 +92,7 @@ class Decoder:
             self.close()
             raise
         told = [(job, news) for job in self.jobs if (news := job.news()) is not None]
-        self.jobs = [job for job in self.jobs if not job.over]
+        self.jobs[:] = [job for job in self.jobs if not job.over]
         return told
 
     def drop(self, job: Job) -> None:
@@ -101,9 +108,7 @@ class Decoder:
 
     def close(self) -> None:
         """Ends everything; the decoder is as new."""
-        for job in self.jobs:
-            job.close()
-        self.jobs = []
+        _ended(self.jobs)
         self._empty()
 
     def _empty(self) -> None:
@@ -129,31 +134,36 @@ class Decoder:
             wanted = [one for job in jobs for one in job.take()]
             if not wanted:
                 return
-            self._look(wanted)
-            if seen := [one for one in wanted if not one.over]:
-                self._read(sorted(seen, key=lambda one: one.passing))
+            if seen := [(one, own) for one, own in self._looked(wanted) if not one.over]:
+                self._read(sorted(seen, key=lambda pair: pair[0].passing))
 
-    def _look(self, new: Sequence[Running]) -> None:
-        """Has the pictures seen, which the vision tower remembers; where that fails it is one
-        prompt's own failure.
-        """
+    def _looked(self, new: Sequence[Running]) -> list[Looked]:
+        """Has the pictures seen; where that fails it is one prompt's own failure."""
         features = self.adapter.runner.vision.features
         try:
-            features([prompt for one in new for prompt in one.prompts])
+            seen = iter(features([prompt for one in new for prompt in one.prompts]))
+            return [(one, [next(seen) for _ in one.prompts]) for one in new]
         except Exception:
+            found = []
             for one in new:
                 try:
-                    features(one.prompts)
+                    found.append((one, features(one.prompts)))
                 except Exception as error:
                     one.fail(error)
+            return found
 
-    def _read(self, new: Sequence[Running]) -> None:
+    def _read(self, looked: Sequence[Looked]) -> None:
         """Runs prompts in one forward, those last that nobody goes on from: their rows leave at
         once.
         """
+        new = [one for one, _ in looked]
         rows = _rows(new)
-        prompts = [prompt for one in new for prompt in one.prompts]
-        scores = self.adapter.runner.read(prompts, [row.steering for row in rows], self.cache)
+        scores = self.adapter.runner.read(
+            [prompt for one in new for prompt in one.prompts],
+            [row.steering for row in rows],
+            self.cache,
+            [features for _, own in looked for features in own],
+        )
         _told(rows, scores)
         used = 0
         for one in new:
@@ -192,6 +202,13 @@ class Decoder:
         _told(rows, self._scores)
         for one in self._running:
             one.fed()
+
+
+def _ended(jobs: list[Job]) -> None:
+    """Closes what has not ended."""
+    for job in jobs:
+        job.close()
+    jobs.clear()
 
 
 def _rows(running: Iterable[Running]) -> list[Row]:

@@ -46,7 +46,13 @@ class Task:
             raise self._error
 
     def wait(self) -> None:
-        """Called inside: gives the turn back until the next `go`."""
+        """Called inside: gives the turn back until the next `go`.
+
+        Raises:
+            Closed: if the call is to end, at once while it already ends.
+        """
+        if self._closing:
+            raise Closed
         self._outside.release()
         self._inside.acquire()
         if self._closing:

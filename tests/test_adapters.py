@@ -354,6 +354,21 @@ def test_features_are_kept_up_to_a_bound_in_bytes(adapter: Any, picture: Any) ->
     assert looks == [1] * 5
 
 
+def test_a_prompt_asks_for_its_picture_once_even_if_nothing_is_remembered(
+    adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, looks = adapter("llava"), []
+
+    def look(pixels: Any) -> Features:
+        looks.append(len(pixels["pixel_values"]))
+        return mine.look(pixels)
+
+    monkeypatch.setattr(mine.runner, "vision", Vision(look, mine.runner.device, kept_bytes=0))
+    pictures = [picture(56, 56 + n) for n in range(3)]
+    Local(mine).generate([asking(one, "a", max_new_tokens=2) for one in pictures])
+    assert sum(looks) == 3
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_go_through_the_tower_together(family: str, adapter: Any, picture: Any) -> None:
     """Those whose pixels have the same shapes; the features are those of each alone."""

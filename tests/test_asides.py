@@ -83,6 +83,26 @@ def test_a_closed_task_unwinds_and_its_thread_ends(goes: int) -> None:
     assert threading.active_count() == before
 
 
+def test_who_waits_again_while_it_is_closed_is_told_at_once() -> None:
+    unwound = []
+
+    def call() -> None:
+        try:
+            task.wait()
+        finally:
+            try:
+                task.wait()
+            finally:
+                unwound.append(True)
+
+    task = Task(call)
+    task.go()
+    task.close()
+    task._thread.join(5)
+    assert unwound == [True]
+    assert not task._thread.is_alive()
+
+
 def test_a_task_sees_its_callers_context() -> None:
     name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
     seen: list[Any] = []
@@ -157,6 +177,19 @@ def test_dropping_a_job_that_still_plans_frees_it(steps: int, adapter: Any, pict
         raise_errors(decoder.step())
     assert ids(first.answer) == ids(last.answer) == ids(vlm.generate([asked])[0])
     assert saying.answer is None
+    assert threading.active_count() == threads
+
+
+def test_a_decoder_that_nobody_closes_leaves_no_thread(adapter: Any, picture: Any) -> None:
+    vlm, threads = Local(adapter("llava")), threading.active_count()
+    decoder = Decoder(vlm.adapter)
+    (job,) = decoder.add([wordy(vlm, picture, "code")])
+    thread = job.task._thread
+    assert thread.is_alive()
+    del decoder, job
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
     assert threading.active_count() == threads
 
 

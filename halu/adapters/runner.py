@@ -21,6 +21,9 @@ from halu.attention.steering import Steering
 from halu.prompt import Prompt
 from halu.strategy import Tap
 
+Shown = tuple[Prompt, Features | None]
+"""A prompt with its picture rows."""
+
 
 class Runner:
     """The language model of an adapter.
@@ -68,22 +71,29 @@ class Runner:
 
     @torch.inference_mode()
     def read(
-        self, prompts: Sequence[Prompt], steered: Sequence[Steered], cache: RowCache
+        self,
+        prompts: Sequence[Prompt],
+        steered: Sequence[Steered],
+        cache: RowCache,
+        seen: Sequence[Features | None] | None = None,
     ) -> Tensor:
         """Runs prompts into new rows of the cache, in one forward, or in two where beginnings are
-        shared; their last rows of scores [n, V] in float32.
+        shared; their last rows of scores [n, V] in float32. `seen` are the prompts' picture rows,
+        where the caller has them.
         """
+        seen = self.vision.features(prompts) if seen is None else seen
+        shown = list(zip(prompts, seen, strict=True))
         first, plan = cache.rows, reading(prompts, steered, self.worth)
         cache.add(len(prompts))
-        scores = [self._read(prompts, steered, cache, first, plan.whole)]
+        scores = [self._read(shown, steered, cache, first, plan.whole)]
         if plan.rest:
-            scores.append(self._read(prompts, steered, cache, first, plan.rest, plan))
+            scores.append(self._read(shown, steered, cache, first, plan.rest, plan))
         order = torch.tensor([*plan.whole, *plan.rest]).argsort()
         return torch.cat(scores)[order.to(self.device)] if plan.rest else scores[0]
 
     def _read(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Shown],
         steered: Sequence[Steered],
         cache: RowCache,
         first: int,
@@ -93,7 +103,7 @@ class Runner:
         """Reads some of the prompts; under a plan what each has not in common with its source."""
         some = [prompts[index] for index in chosen]
         starts = [0] * len(some) if plan is None else list(plan.starts)
-        lengths = [len(prompt.ids) - start for prompt, start in zip(some, starts, strict=True)]
+        lengths = [len(p.ids) - start for (p, _), start in zip(some, starts, strict=True)]
         longest, rows, mask = max(lengths), [first + index for index in chosen], None
         if plan is None:
             cache.fill_prompts(rows, longest)
@@ -102,7 +112,7 @@ class Runner:
             mask = _after(starts, longest).to(self.device)
         embeds, extra = self._embedded(some, starts, longest)
         positions = _stack(
-            [p.positions[..., start:] for p, start in zip(some, starts, strict=True)], longest
+            [p.positions[..., start:] for (p, _), start in zip(some, starts, strict=True)], longest
         )
         steering = Steering([steered[index] for index in chosen], lengths, prefill=True)
         hidden = self._forward(embeds, positions, mask, cache, steering, **extra)
@@ -152,7 +162,7 @@ class Runner:
         return self._scores(self._forward(embeds, place, mask, cache, steering))[:, 0]
 
     def _embedded(
-        self, prompts: Sequence[Prompt], starts: Sequence[int], longest: int
+        self, prompts: Sequence[Shown], starts: Sequence[int], longest: int
     ) -> tuple[Tensor, dict[str, Any]]:
         """Prompts from their starts on as rows of embeddings, padded on the right, with the
         pictures' rows in place; and what the first layers are to add.
@@ -161,8 +171,7 @@ class Runner:
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         deep: list[tuple[Tensor, ...]] = []
         rows: list[Tensor] = []
-        seen = self.vision.features(prompts)
-        for row, (prompt, start, features) in enumerate(zip(prompts, starts, seen, strict=True)):
+        for row, ((prompt, features), start) in enumerate(zip(prompts, starts, strict=True)):
             length = len(prompt.ids) - start
             ids[row, :length] = torch.tensor(prompt.ids[start:])
             if features is not None:

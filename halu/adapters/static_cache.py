@@ -10,7 +10,9 @@ from halu.adapters.cache import RowCache
 
 LEAST_SLOTS = 512
 ROWS_KEPT = 8
-"""Memory for more rows than that is given back when no row is left."""
+"""Memory for more rows than that is given back when no row is left and twice the rows that there
+were would have fitted: who comes with as many rows again finds it in place.
+"""
 
 _places = count()
 
@@ -32,6 +34,7 @@ class StaticCache(RowCache):
         self.least = least
         self.place = next(_places)
         self._lanes: Tensor | None = None
+        self._most = 0  # rows since there were none
 
     @property
     def slots(self) -> int:
@@ -97,11 +100,14 @@ class StaticCache(RowCache):
     @torch.inference_mode()
     def arrange(self, sources: list[int]) -> None:
         """Row i becomes what row sources[i] was; memory is kept for rows to come."""
+        self._most = max(self._most, self.rows)
         self.rows, self._needed = len(sources), 0
-        if not sources and self.room > ROWS_KEPT:
-            for tensors in (self.keys, self.values):
-                tensors[:] = [None] * len(tensors)
-            self.place = next(_places)
+        if not sources and self._most:
+            if self.room > max(ROWS_KEPT, doubled(self._most)):
+                for tensors in (self.keys, self.values):
+                    tensors[:] = [None] * len(tensors)
+                self.place = next(_places)
+            self._most = 0
         if sources == list(range(self.rows)):
             return
         for tensors in (self.keys, self.values):

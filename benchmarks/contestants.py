@@ -1,6 +1,6 @@
 """Who answers in the decoding benchmark: halu, stock generate, a two-forward loop, and a peer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,17 +23,18 @@ GIVEN: dict[str, dict[str, Any]] = {
 """Facts of real models that random ones must be given, and how long a text is that comes first."""
 MITIGV = ("vcd", "pai", "agla", "opera")
 QUESTION = "Please describe this image in detail."
-Ask = Callable[[int], None]
-"""Answers a batch with so many tokens."""
+Pictures = Sequence[Image.Image]
+Ask = Callable[[Pictures, int], None]
+"""Answers one request for each picture, from the picture on, with so many tokens."""
 
 
-def halus(decoder: Decoder, picture: Image.Image, batch: int, name: str) -> Ask:
+def halus(decoder: Decoder, name: str) -> Ask:
     """A strategy through halu's loop, as the service keeps it running."""
 
-    def ask(tokens: int) -> None:
+    def ask(pictures: Pictures, tokens: int) -> None:
         own = {"strategy": name, "params": GIVEN.get(name, {}), "max_new_tokens": tokens}
         try:
-            decoder.add([asking(picture, QUESTION, **own) for _ in range(batch)])
+            decoder.add([asking(picture, QUESTION, **own) for picture in pictures])
             while decoder.jobs:
                 for _, event in decoder.step():
                     if isinstance(event, Exception):
@@ -45,11 +46,17 @@ def halus(decoder: Decoder, picture: Image.Image, batch: int, name: str) -> Ask:
     return ask
 
 
-def inputs_of(vlm: Local, picture: Image.Image, batch: int) -> Any:
+def again(ask: Ask, pictures: Pictures) -> Ask:
+    """The same pictures each time, whatever is shown: their features may be remembered."""
+    return lambda _, tokens: ask(pictures, tokens)
+
+
+def inputs_of(vlm: Local, pictures: Pictures) -> Any:
     """A batch as the model's own processor makes it."""
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
+    text = {"type": "text", "text": QUESTION}
+    contents = [[{"type": "image", "image": picture}, text] for picture in pictures]
     return vlm.adapter.processor.apply_chat_template(
-        [[{"role": "user", "content": content}]] * batch,
+        [[{"role": "user", "content": content}] for content in contents],
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
@@ -60,10 +67,10 @@ def inputs_of(vlm: Local, picture: Image.Image, batch: int) -> Any:
 def as_stock(vlm: Local, ask: Ask) -> Ask:
     """The same with transformers' own attention."""
 
-    def asked(tokens: int) -> None:
+    def asked(pictures: Pictures, tokens: int) -> None:
         vlm.adapter.model.set_attn_implementation("sdpa")
         try:
-            ask(tokens)
+            ask(pictures, tokens)
         finally:
             vlm.adapter.model.set_attn_implementation(
                 {"text_config": "halu", "vision_config": "sdpa"}
@@ -72,25 +79,28 @@ def as_stock(vlm: Local, ask: Ask) -> Ask:
     return asked
 
 
-def stock(vlm: Local, picture: Image.Image, batch: int) -> Ask:
+def stock(vlm: Local) -> Ask:
     """transformers' own greedy generate."""
-    inputs = inputs_of(vlm, picture, batch)
 
-    def ask(tokens: int) -> None:
+    def ask(pictures: Pictures, tokens: int) -> None:
+        inputs = inputs_of(vlm, pictures)
         vlm.adapter.model.generate(**inputs, max_new_tokens=tokens, do_sample=False)
 
     return as_stock(vlm, ask)
 
 
-def two_forwards(vlm: Local, picture: Image.Image, batch: int) -> Ask:
-    """What released code does for a contrasted picture: two calls and two caches for each token."""
-    model, inputs = vlm.adapter.model, inputs_of(vlm, picture, batch)
-    prompt, axes = vlm.adapter.encode(question(QUESTION, picture)), vlm.adapter.position_axes
-    pixels = inputs["pixel_values"]
-    other = {**inputs, "pixel_values": pixels + torch.randn_like(pixels)}
+def two_forwards(vlm: Local, like: Image.Image) -> Ask:
+    """What released code does for a contrasted picture: two calls and two caches for each token.
+    All pictures are of one size.
+    """
+    model, axes = vlm.adapter.model, vlm.adapter.position_axes
+    prompt = vlm.adapter.encode(question(QUESTION, like))
 
     @torch.inference_mode()
-    def ask(tokens: int) -> None:
+    def ask(pictures: Pictures, tokens: int) -> None:
+        inputs = inputs_of(vlm, pictures)
+        pixels = inputs["pixel_values"]
+        other = {**inputs, "pixel_values": pixels + torch.randn_like(pixels)}
         out = [model(**own, use_cache=True) for own in (inputs, other)]
         mask = inputs["attention_mask"]
         for place in range(prompt.next_position, prompt.next_position + tokens - 1):
@@ -115,7 +125,7 @@ def two_forwards(vlm: Local, picture: Image.Image, batch: int) -> Ask:
     return as_stock(vlm, ask)
 
 
-def peers(vlm: Local, picture: Image.Image) -> Iterator[tuple[str, Ask]]:
+def peers(vlm: Local) -> Iterator[tuple[str, Ask]]:
     """mitigv's methods on the same model object, one request at a time."""
     try:
         from mitigv import load_mitigator
@@ -123,25 +133,28 @@ def peers(vlm: Local, picture: Image.Image) -> Iterator[tuple[str, Ask]]:
         return
     for name in MITIGV:
 
-        def ask(tokens: int, name: str = name) -> None:
+        def ask(pictures: Pictures, tokens: int, name: str = name) -> None:
             objects = {"model": vlm.adapter.model, "processor": vlm.adapter.processor}
-            load_mitigator(name, **objects, max_new_tokens=tokens)(picture, QUESTION)
+            load_mitigator(name, **objects, max_new_tokens=tokens)(pictures[0], QUESTION)
 
         yield f"mitigv {name}", as_stock(vlm, ask)
 
 
-def contestants(vlm: Local, picture: Image.Image, batch: int, capture: Any) -> dict[str, Ask]:
-    """Everyone who can answer a batch of this size."""
+def contestants(vlm: Local, pictures: Pictures, capture: Any) -> dict[str, Ask]:
+    """Everyone who can answer as many requests as there are pictures, which one of them is shown
+    again and again.
+    """
     runner = vlm.adapter.runner
     runner.replays = None
     usual = Decoder(vlm.adapter)
     runner.record(capture)
     recorded = Decoder(vlm.adapter)
     found: dict[str, Ask] = {
-        "stock generate": stock(vlm, picture, batch),
-        "two forwards": two_forwards(vlm, picture, batch),
-        "greedy, not recorded": halus(usual, picture, batch, "greedy"),
+        "stock generate": stock(vlm),
+        "two forwards": two_forwards(vlm, pictures[0]),
+        "greedy, not recorded": halus(usual, "greedy"),
+        "greedy, pictures remembered": again(halus(recorded, "greedy"), pictures),
     }
     for name in strategies.names():
-        found[name] = halus(recorded, picture, batch, name)
-    return found | (dict(peers(vlm, picture)) if batch == 1 else {})
+        found[name] = halus(recorded, name)
+    return found | (dict(peers(vlm)) if len(pictures) == 1 else {})

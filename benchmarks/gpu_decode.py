@@ -4,16 +4,19 @@
 
 Random weights at the shapes of LLaVA-1.5-7B, LLaVA-1.5-13B and Qwen2.5-VL-7B (of the language
 models; vision towers are of about their size), bfloat16, one question about one picture a request,
-batches of 1, 8 and 32. Contestants: halu's greedy and every strategy, with decoding steps recorded
-as CUDA graphs; halu's greedy without; stock generate; the usual two-forward loop, one model call
-after the other for each token; the package mitigv on the same model object, where it is installed
-(batch 1). Next to them the floor: bytes of the language model's weights and of the keys and values,
-over the copy bandwidth measured in the same run. Everyone takes turns, round after round. A round
-asks each for one token (time to the first) and for many; what each further token costs is the
-difference. Ratios are taken within a round. The plot is written beside the JSON.
+batches of 1, 8 and 32. No picture is shown twice, so nobody remembers what the vision tower says of
+it, and everyone starts from pictures, not from pixels that are ready. Contestants: halu's greedy
+and every strategy, with decoding steps recorded as CUDA graphs; halu's greedy without; halu's
+greedy asked about the same pictures each time, which it remembers; stock generate; the usual
+two-forward loop, one model call after the other for each token; the package mitigv on the same
+model object, where it is installed (batch 1). Next to them the floor: bytes of the language model's
+weights and of the keys and values, over the copy bandwidth measured in the same run. Everyone takes
+turns, round after round. A round asks each for one token (time to the first) and for many; what
+each further token costs is the difference. Ratios are taken within a round. The plot is written
+beside the JSON.
 
-Without a GPU it refuses. `--tiny` runs every line on the CPU with tiny models: a test of this
-script, whose times mean nothing.
+Without a GPU it refuses. `--tiny` is a dry run on the CPU with tiny models: a test of this script,
+whose times mean nothing. What only a GPU has (graphs, its clock) is not in it.
 """
 
 import argparse
@@ -21,6 +24,8 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +66,24 @@ def loaded(family: str, size: Size, tiny: bool) -> Local:
     return Local(adapter)
 
 
-def seconds(ask: Ask, tokens: int) -> float:
-    """How long an answer takes, until the device has done it."""
+class Fresh:
+    """Pictures of random pixels, other ones whenever it is asked."""
+
+    def __init__(self, batch: int, seed: int) -> None:
+        self._batch = batch
+        self._random = np.random.default_rng([seed, batch])
+
+    def __call__(self) -> list[Image.Image]:
+        shape = (self._batch, 336, 336, 3)
+        return [Image.fromarray(own) for own in self._random.integers(0, 255, shape, np.uint8)]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long it takes, until the device has done it."""
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     synchronize()
     start = time.perf_counter()
-    ask(tokens)
+    call()
     synchronize()
     return time.perf_counter() - start
 
@@ -75,7 +92,7 @@ def copied_a_second(device: torch.device, tiny: bool) -> float:
     """Bytes read and written each second by a large copy; the best of several."""
     source = torch.zeros(2**20 if tiny else 2**30, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    best = min(seconds(lambda _: target.copy_(source), 0) for _ in range(10))
+    best = min(seconds(lambda: target.copy_(source)) for _ in range(10))
     return 2 * source.numel() / best
 
 
@@ -84,13 +101,15 @@ def floor(vlm: Local, picture: Image.Image, batch: int, tokens: int, bandwidth: 
     text, facts = vlm.adapter.runner.text, vlm.adapter.facts
     head = vlm.adapter.model.get_output_embeddings()
     weights = [*text.layers.parameters(), *text.norm.parameters(), *head.parameters()]
-    length = inputs_of(vlm, picture, 1)["input_ids"].shape[1] + tokens // 2
+    length = inputs_of(vlm, [picture])["input_ids"].shape[1] + tokens // 2
     width = text.layers[0].self_attn.k_proj.out_features
     keys = 2 * facts.layers * width * length * batch * weights[0].element_size()
     return (sum(w.numel() * w.element_size() for w in weights) + keys) / bandwidth
 
 
-def measured(found: dict[str, Ask], rounds: int, tokens: int) -> tuple[Any, dict[str, str]]:
+def measured(
+    found: dict[str, Ask], fresh: Fresh, rounds: int, tokens: int
+) -> tuple[Any, dict[str, str]]:
     """(first, further) seconds by contestant and round, after one round to warm up; and why some
     did not run.
     """
@@ -101,8 +120,8 @@ def measured(found: dict[str, Ask], rounds: int, tokens: int) -> tuple[Any, dict
             if name in refused:
                 continue
             try:
-                first = seconds(ask, 1)
-                further = (seconds(ask, tokens) - first) / (tokens - 1)
+                first = seconds(partial(ask, fresh(), 1))
+                further = (seconds(partial(ask, fresh(), tokens)) - first) / (tokens - 1)
             except (HaluError, ValueError, RuntimeError, TypeError, ImportError) as error:
                 refused[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 continue
@@ -150,16 +169,17 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All shapes and batches."""
-    pixels = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
-    picture, results = Image.fromarray(pixels), []
+    results = []
     for model, (family, size) in (TINY if options.tiny else SHAPES).items():
         vlm = loaded(family, size, options.tiny)
         capture = repeated if options.tiny else CudaGraphs(vlm.adapter.runner.device)
         for batch in options.batch or ((1, 2) if options.tiny else (1, 8, 32)):
             bandwidth = copied_a_second(vlm.adapter.runner.device, options.tiny)
-            least = floor(vlm, picture, batch, options.tokens, bandwidth)
-            found = contestants(vlm, picture, batch, capture)
-            times, refused = measured(found, options.rounds, options.tokens)
+            fresh = Fresh(batch, seed=0)
+            shown = fresh()
+            least = floor(vlm, shown[0], batch, options.tokens, bandwidth)
+            found = contestants(vlm, shown, capture)
+            times, refused = measured(found, fresh, options.rounds, options.tokens)
             own = {"model": model, "batch": batch, "floor, ms": round(1e3 * least, 3)}
             results.append({**own, "contestants": table(times, least), "refused": refused})
         del vlm, found

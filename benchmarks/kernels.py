@@ -11,7 +11,8 @@ prompt, in bf16, as ratios between contestants that take turns in one run:
 - `kernel plain`, `kernel fused`, `kernel torch`: ours without an epilogue, with VAR's inside, and
   with the same epilogue in torch between masses and outputs.
 
-Nothing is timed before every contestant has agreed with float32. For each of ours the bytes that
+Nothing is timed before every contestant has agreed with float32: `eager` within bf16's rounding of
+the largest output, ours within twice the error of `eager`. For each of ours the bytes that
 must move, the operations, the time that these take at the bandwidth and the rate measured in the
 same run (the floor), and the gap are given.
 """
@@ -38,8 +39,12 @@ KEYS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 SHAPES = {"llava-7b": (32, 32, 128), "qwen-7b": (28, 4, 128)}
 ROWS = {"decode": 1, "prompt": 64}
 GROUPS = 4
-TOLERANCE = 2e-2
-"""Largest difference from float32 on values of unit variance, bf16."""
+SHARES = (0.3, 0.4, 0.1, 0.2)
+"""Of the keys in each group, so that no condition on masses hangs on rounding."""
+TOLERANCE = 0.05
+"""Largest error of `eager`, in parts of the largest output."""
+FACTOR = 2
+"""Largest error of ours, in that of `eager`."""
 
 Contestant = Callable[[], Tensor]
 
@@ -57,7 +62,8 @@ class Case:
         torch.manual_seed(0)
         q = torch.randn(1, heads, ROWS[self.rows], width, device="cuda", dtype=torch.bfloat16)
         k, v = torch.randn(2, 1, kv_heads, self.keys, width, device="cuda", dtype=torch.bfloat16)
-        labels = torch.randint(GROUPS, (1, self.keys), device="cuda")
+        shares = torch.tensor(SHARES, device="cuda")
+        labels = torch.multinomial(shares, self.keys, replacement=True)[None]
         first = self.keys - q.shape[2] if q.shape[2] > 1 else None
         slopes = torch.tensor([1.0, 1.1, 1.0, 0.95], device="cuda")
         changed = ScoreMap(slopes, slopes, torch.zeros_like(slopes))
@@ -78,7 +84,7 @@ def redistribution() -> Redistribution:
     return Redistribution.of(keep, give, when).on(torch.device("cuda", 0))
 
 
-def eager(inputs: Inputs, form: Redistribution) -> Tensor:
+def eager(inputs: Inputs, form: Redistribution | None) -> Tensor:
     """Everything in memory, in bf16 but for the softmax."""
     share = inputs.q.shape[1] // inputs.k.shape[1]
     k, v = (t.repeat_interleave(share, 1) for t in (inputs.k, inputs.v))
@@ -91,6 +97,8 @@ def eager(inputs: Inputs, form: Redistribution) -> Tensor:
         query = torch.arange(inputs.first, inputs.first + x.shape[2], device=x.device)
         x = x.masked_fill(position > query[:, None], float("-inf"))
     p = torch.softmax(x, -1, dtype=torch.float32).to(x.dtype)
+    if form is None:
+        return p @ v
     member = (inputs.labels[..., None] == torch.arange(GROUPS, device=x.device)).to(p)  # [1, K, G]
     mass = p @ member[:, None]
     weights = form(mass.float()).to(p) @ member[:, None].transpose(-1, -2)
@@ -117,7 +125,7 @@ def contestants(inputs: Inputs, form: Redistribution) -> dict[str, Contestant]:
 
 def gate(inputs: Inputs, form: Redistribution, found: dict[str, Contestant]) -> None:
     """Stops unless everybody who steers agrees with float32."""
-    for name in ("eager", "kernel plain", "kernel fused", "kernel torch"):
+    for epilogue, names in ((None, ("plain",)), (form, ("fused", "torch"))):
         wanted = weighted_attention(
             inputs.q.float(),
             inputs.k.float(),
@@ -125,14 +133,22 @@ def gate(inputs: Inputs, form: Redistribution, found: dict[str, Contestant]) -> 
             inputs.labels,
             GROUPS,
             scale=inputs.scale,
-            epilogue=None if name == "kernel plain" else form,
+            epilogue=epilogue,
             first=inputs.first,
             score_map=inputs.score_map,
             impl="reference",
         )
-        gap = float((found[name]().float() - wanted).abs().max())
-        if not gap <= TOLERANCE:
-            sys.exit(f"{name} is off by {gap:.3g}, at most {TOLERANCE}: nothing was timed.")
+        usual = off("eager", eager(inputs, epilogue), wanted, TOLERANCE * float(wanted.abs().max()))
+        for name in names:
+            off(f"kernel {name}", found[f"kernel {name}"](), wanted, FACTOR * usual)
+
+
+def off(name: str, given: Tensor, wanted: Tensor, most: float) -> float:
+    """The largest error; stops if that is more than `most`, or no number."""
+    gap = float((given.float() - wanted).abs().max())
+    if not gap <= most:
+        sys.exit(f"{name} is off by {gap:.3g}, at most {most:.3g}: nothing was timed.")
+    return gap
 
 
 def captured(call: Contestant) -> Callable[[], None]:

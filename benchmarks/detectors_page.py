@@ -20,7 +20,7 @@ share of (made-up, real) pairs ranked rightly, with a 95 % bootstrap interval ov
 the average precision, to be compared with the share of made-up objects; precision and recall are
 those of findings at the default threshold 0.5. Cost is the detector's time per caption as a
 multiple of the time to write one (in batches of 30, same run, one CPU thread). Curves were fitted
-on {half} other scenes, the blend on {half} more.
+on {half} scenes of the split "val", the blend on {half} more.
 
 The detectors behind `objects` are the towers through which the two models themselves look, with
 heads that learnt from labelled patches of this world: they show how far detection can go where it

@@ -12,6 +12,7 @@ class Beam(Strategy):
 
     name = "beam"
     kind = "decoding"
+    takes_back = True
     paper = Paper(short="Beam search", arxiv="", venue="")
     needs_image = False
     off = {"beams": 1}

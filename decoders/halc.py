@@ -54,6 +54,7 @@ class HALC(Strategy):
 
     name = "halc"
     kind = "control"
+    takes_back = True
     paper = Paper(short="HALC", arxiv="2403.00425", venue="ICML 2024")
     off = {"base": "greedy", "skip": 1.0}
 

@@ -49,6 +49,7 @@ class OPERA(Strategy):
 
     name = "opera"
     kind = "control"
+    takes_back = True
     paper = Paper(short="OPERA", arxiv="2311.17911", venue="CVPR 2024")
     off = {"beams": 1, "penalty": 0.0, "threshold": None}
 

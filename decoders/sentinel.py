@@ -40,6 +40,7 @@ class Sentinel(Strategy):
 
     name = "sentinel"
     kind = "control"
+    takes_back = True
     paper = Paper(short="SENTINEL", arxiv="2507.12455", venue="ICCV 2025")
     off = {"rounds": 0, "first": "greedy"}
 

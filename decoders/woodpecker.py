@@ -7,8 +7,8 @@ model rewrites the answer by it. corrector="model": the model itself does, with 
 are not there are taken out of their sentences (halu.claims.editing), which needs no model that
 follows instructions, and "Yes" to a question about such an object becomes "No". Nothing is
 rewritten where detectors find nothing. Every change is a finding of the answer, with its reason, at
-the sentence as it now stands. What a corrector wrote is read again: an object that it goes on naming is
-said to be named still, and a reply that drops an object which is there is not taken.
+the sentence as it now stands. What a corrector wrote is read again: an object that it goes on
+naming is said to be named still, and a reply that drops an object which is there is not taken.
 Ours: the detectors (the release has GroundingDINO; objects with finders="open" has it too), "rules"
 and "model", the wording. Not reproduced: pronoun resolution, questions about attributes and their
 visual answers, counts, boxes in the corrected text (those that a corrector writes are taken out).
@@ -51,6 +51,7 @@ class Woodpecker(Strategy):
 
     name = "woodpecker"
     kind = "control"
+    takes_back = True
     paper = Paper(short="Woodpecker", arxiv="2310.16045", venue="SCIS 2024")
     off = {"threshold": 1.0}
 

@@ -30,8 +30,9 @@ class Blend(Detector):
 
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each object that all parts judge."""
-        fitted = curve(self.name, asked.model if _traced(answer) else ALONE)
-        return scored(self.name, fitted, self.measure(answer, images, asked), _reason)
+        wanted = asked.model if _traced(answer) else ALONE
+        found = self.measure(answer, images, asked)
+        return scored(self.name, curve(self.name, wanted), found, _reason, wanted)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """The parts' log-odds for each object."""

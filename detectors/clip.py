@@ -48,8 +48,9 @@ class Clip(Detector):
 
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each object."""
-        fitted = curve(self.name, self.params.weights or "tiny-clip")
-        return scored(self.name, fitted, self.measure(answer, images, asked), _reason)
+        wanted = self.params.weights or "tiny-clip"
+        found = self.measure(answer, images, asked)
+        return scored(self.name, curve(self.name, wanted), found, _reason, wanted)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """Standard scores of every object on the best crop of each size, of the best picture."""
@@ -130,7 +131,9 @@ def _reason(one: Measured) -> str:
     better, similarity = one.evidence["better"], one.evidence["similarity"]
     assert isinstance(better, float)
     assert isinstance(similarity, float)
+    names = len(coco_names())
+    others = round((1 - better) * names)
     return (
-        f"The part of the picture that looks most like {one.claim.subject!r} fits it better than"
-        f" {better:.0%} of 80 everyday objects (similarity {similarity:.2f})."
+        f"Where the picture looks most like {one.claim.subject!r}, {others} of {names} everyday"
+        f" objects fit as well or better; of what is there, few do (similarity {similarity:.2f})."
     )

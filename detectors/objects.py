@@ -14,7 +14,7 @@ from functools import lru_cache
 from math import log
 from typing import Literal, NamedTuple
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from halu.claims import Claim, Vocabulary, claims
 from halu.detector import Asked, Detector, DetectorParams, Images, detectors
@@ -73,6 +73,13 @@ class Objects(Detector):
         )
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
 
+        @field_validator("dino", "owl")
+        @classmethod
+        def _is_used(cls, weights: str | None, info: ValidationInfo) -> str | None:
+            if weights is not None and info.data.get("finders") != "open":
+                raise ValueError("is used with finders=open alone")
+            return weights
+
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each object."""
         found = self.measure(answer, images, asked)
@@ -82,7 +89,8 @@ class Objects(Detector):
             "both": ("hallucinated",),
         }[self.params.missed_by]
         kept = [one for one in found if one.evidence["verdict"] in wanted]
-        return scored(self.name, curve(self.name, FITTED_FOR[self.params.finders]), kept, _reason)
+        model = FITTED_FOR[self.params.finders]
+        return scored(self.name, curve(self.name, model), kept, _reason, model)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """The log-odds of both best scores for every object, of the picture that has more."""

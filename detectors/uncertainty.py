@@ -35,7 +35,8 @@ class Uncertainty(Detector):
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each claim."""
         found = self.measure(answer, images, asked)
-        return scored(self.name, curve(self.name, asked.model), found, _reason)
+        fitted = curve(self.name, asked.model)
+        return scored(self.name, fitted, found, _reason, asked.model)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """Entropies, probabilities, shifts and ranks of every claim's tokens."""

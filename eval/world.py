@@ -11,19 +11,23 @@ from PIL import Image
 
 from halu.errors import BadInput
 from halu.scenes import Scene, draw
+from halu.scenes.drawing import Split
 
 SCENES = 500
 """Scenes of a full run, the number of pictures POPE and CHAIR papers use."""
 
+HELD_OUT: dict[str, Split] = {"test": "test", "val": "val"}
 _STRIDE = 100_000
 _SMALL, _SHOWN = 112, 224
 
 
-def images(count: int, seed: int) -> list[str]:
-    """Ids of the first `count` held-out scenes of a run with `seed`; other seeds share none."""
+def images(count: int, seed: int, split: Split = "test") -> list[str]:
+    """Ids of the first `count` held-out scenes of a run with `seed`; other seeds share none.
+    Whatever is fitted is fitted on split "val".
+    """
     if count > _STRIDE:
         raise BadInput(f"The built-in world has {_STRIDE} scenes a seed, not {count}.")
-    return [f"test-{seed * _STRIDE + number}" for number in range(count)]
+    return [f"{split}-{seed * _STRIDE + number}" for number in range(count)]
 
 
 @lru_cache(maxsize=8192)
@@ -36,9 +40,9 @@ def truth(image: str) -> Scene:
 def scene(image: str, size: int) -> Scene:
     """Draw the scene of an id; what it shows does not depend on the size."""
     split, _, number = image.partition("-")
-    if split != "test" or not number.isdigit():
+    if split not in HELD_OUT or not number.isdigit():
         raise BadInput(f"{image!r} is not a held-out scene of the built-in world.")
-    return draw(int(number), "test", size)
+    return draw(int(number), HELD_OUT[split], size)
 
 
 @lru_cache(maxsize=256)

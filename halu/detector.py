@@ -133,13 +133,6 @@ def chosen(names: Detectors) -> tuple[Detector, ...]:
     return tuple(found)
 
 
-def prepared(request: Request, using: Sequence[Detector]) -> Request:
-    """The request, asking for the evidence that these detectors read."""
-    if request.evidence == "map" or not any(one.reads_trace for one in using):
-        return request
-    return request.model_copy(update={"evidence": "map"})
-
-
 def find(
     answer: Answer, images: Images, using: Sequence[Detector], asked: Asked | None = None
 ) -> list[Finding]:

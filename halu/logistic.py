@@ -83,15 +83,21 @@ def curve(detector: str, fitted_for: str) -> Curve:
 
 
 def scored(
-    detector: str, fitted: Curve, found: Iterable[Measured], reason: Callable[[Measured], str]
+    detector: str,
+    fitted: Curve,
+    found: Iterable[Measured],
+    reason: Callable[[Measured], str],
+    wanted: str,
 ) -> Iterator[Finding]:
-    """Measurements as findings."""
+    """Measurements as findings; a curve that was not fitted for what is `wanted` says so."""
+    other = f" The score is a guess: it was fitted for {fitted.fitted_for}, not for this model."
+    note = other if fitted.fitted_for != wanted else ""
     for one in found:
         yield Finding(
             start=one.claim.start,
             stop=one.claim.stop,
             score=fitted.probability(one.features),
-            reason=reason(one),
+            reason=reason(one) + note,
             detector=detector,
             evidence={**one.evidence, "fitted_for": fitted.fitted_for},
         )

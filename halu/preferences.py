@@ -9,7 +9,7 @@ words. The loss belongs on the pair alone: whoever trains must mask the context.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +106,16 @@ def collected(model: str, pictures: Sequence[Path], asked: argparse.Namespace) -
         yield from pairs(answer, str(picture), asked.question)
 
 
+def kept(found: Iterable[Pair], path: Path, form: Format) -> int:
+    """Writes each pair as it comes, so that an interruption loses none; how many there were."""
+    count = 0
+    with path.open("w", encoding="utf-8", buffering=1) as file:
+        for pair in found:
+            count += 1
+            file.write(json.dumps(written(pair, form)) + "\n")
+    return count
+
+
 def main() -> None:
     """Writes pairs as JSON lines."""
     parser = argparse.ArgumentParser(description="Make preference pairs with SENTINEL's labels.")
@@ -120,9 +130,8 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         found = collected(asked.model, asked.pictures, asked)
-        lines = [json.dumps(written(pair, asked.format)) + "\n" for pair in found]
-        asked.out.write_text("".join(lines), encoding="utf-8")
-        print(f"{len(lines)} pairs in {asked.out}")
+        count = kept(found, asked.out, asked.format)
+        print(f"{count} pairs in {asked.out}")
     except (HaluError, OSError) as error:
         parser.exit(2, f"{error}\n")
 

@@ -265,6 +265,7 @@ class Strategy(ABC):
         off: parameters that switch the method off, so that its rows equal plain decoding.
         rewrites: whether the plan's main branch runs on another conversation. Such a part is
             planned first, and the others see its conversation as the request's.
+        takes_back: whether its search may take tokens back, so that none has evidence of its own.
     """
 
     name: ClassVar[str]
@@ -273,6 +274,7 @@ class Strategy(ABC):
     needs_image: ClassVar[bool] = True
     off: ClassVar[dict[str, Any] | None] = None
     rewrites: ClassVar[bool] = False
+    takes_back: ClassVar[bool] = False
 
     class Params(StrategyParams):
         """No parameters."""

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from halu.detector import Asked, Detector, chosen, find, prepared
+from halu.detector import Asked, Detector, chosen, find
+from halu.examining import prepared
 from halu.images import ImageLike, open_images
 from halu.types import Answer, Event, Request, Sampling, checked, question
 
@@ -19,6 +20,9 @@ class VLM(ABC):
     @abstractmethod
     def name(self) -> str:
         """The name it was loaded by."""
+
+    tells_evidence: ClassVar[bool] = True
+    """Whether answers can carry what was known when each token was chosen."""
 
     @abstractmethod
     def run(self, request: Request) -> Iterator[Event]:
@@ -67,7 +71,7 @@ class VLM(ABC):
 
     def examined(self, request: Request, using: Sequence[Detector]) -> Iterator[Event]:
         """Streams one request; the answer carries what these detectors find."""
-        request = prepared(request, using)
+        request = prepared(request, using, told=self.tells_evidence)
         for event in self.run(request):
             if event.answer is None or not using:
                 yield event

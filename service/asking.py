@@ -7,8 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from halu.detector import Detector, chosen, prepared
+from halu.detector import Detector, chosen
 from halu.errors import BadInput
+from halu.examining import prepared
 from halu.planning import choose
 from halu.service.intake import Intake
 from halu.service.refusals import NotFound

@@ -310,6 +310,27 @@ def test_pairs_are_written_for_three_programs(
         assert preferences.Pair.model_validate(preferences.written(pair, "sentinel")) == pair
 
 
+def test_pairs_are_kept_when_writing_is_interrupted(tmp_path: Path) -> None:
+    pair = preferences.Pair(
+        image="a.png",
+        question="?",
+        context="",
+        chosen="A.",
+        rejected="B.",
+        chosen_objects=(),
+        rejected_objects=(),
+    )
+
+    def found() -> Iterator[preferences.Pair]:
+        yield pair
+        raise KeyboardInterrupt
+
+    path = tmp_path / "pairs.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        preferences.kept(found(), path, "sentinel")
+    assert preferences.Pair.model_validate_json(path.read_text()) == pair
+
+
 # Woodpecker
 
 

@@ -1,15 +1,18 @@
 """What every registered detector owes its users, and what single ones find."""
 
 import json
+import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
 from PIL import Image
 
 import halu
-from halu.detector import Asked, Detector, chosen, detect, detectors, find, prepared, stated
+from halu.detector import Asked, Detector, chosen, detect, detectors, find, stated
 from halu.errors import BadImage, BadInput, Unavailable, Unknown, Unsupported
+from halu.examining import prepared
 from halu.scenes import draw
 from halu.types import Answer, Finding, Request
 from halu.vlm import VLM, asking
@@ -89,7 +92,11 @@ def test_parameters_are_bounded_and_described(name: str) -> None:
 @pytest.mark.parametrize("name", PICTURE)
 def test_ten_thousand_words(name: str, scene: Image.Image) -> None:
     text = "There is a dog near two cars on the left. " * 1000
+    text += 'A sign says "EXIT". '
+    start = time.perf_counter()
     found = every(name)(stated(text), [scene], Asked())
+    assert time.perf_counter() - start < 60  # other work may share the core
+    assert found
     assert all(one.stop <= len(text) for one in found)
 
 
@@ -107,8 +114,11 @@ def test_evidence_is_needed(name: str, scene: Image.Image) -> None:
 
 def test_the_order_of_detectors_plays_no_part(told: Any, scene: Image.Image) -> None:
     answer, asked = told
-    one, other = (find(answer, [scene], chosen(names), asked) for names in (TRACE, TRACE[::-1]))
+    using = {name: {"threshold": 0.0} for name in NAMES}
+    backwards = dict(reversed(using.items()))
+    one, other = (find(answer, [scene], chosen(own), asked) for own in (using, backwards))
     assert one == other
+    assert {finding.detector for finding in one} >= {*NAMES} - {"ocr"}
 
 
 def test_detectors_are_chosen_by_name() -> None:
@@ -135,6 +145,43 @@ def test_the_blend_reads_the_trace_where_there_is_one(vlm: VLM, scene: Image.Ima
     assert all({"attention", "uncertainty", "clip", "objects"} <= {*one.evidence} for one in asked)
     read = detect(scene, "A dog.", blend)
     assert [one.evidence.get("attention") for one in read] == [None]
+
+
+def test_a_search_that_takes_tokens_back_has_no_evidence(scene: Image.Image) -> None:
+    for strategy in ("sentinel", "woodpecker", "beam"):
+        request = asking(scene, PROMPT, strategy=strategy)
+        with pytest.raises(Unsupported, match=f"'attention'.*'{strategy}'") as refused:
+            prepared(request, chosen(["blend", "attention"]))
+        assert "clip" in str(refused.value.hint)
+        assert prepared(request, chosen(["blend", "clip"])) is request
+    plain = asking(scene, PROMPT)
+    assert prepared(plain, chosen(["blend"]), told=False) is plain
+
+
+def test_strategies_that_take_tokens_back_say_so(vlm: VLM, scene: Image.Image) -> None:
+    from halu.strategy import strategies
+
+    for cls in strategies:
+        if cls.takes_back:
+            with pytest.raises(Unsupported, match="take tokens back"):
+                vlm.ask(scene, "What?", strategy=cls.name, evidence="map", max_new_tokens=2)
+    assert [cls.name for cls in strategies if cls.kind == "control" and not cls.takes_back] == []
+
+
+def test_a_curve_of_another_model_says_so(told: Any, scene: Image.Image) -> None:
+    answer, asked = told
+    other = Asked(asked.request, asked.generate, "llava-1.5-7b")
+    for name in ("attention", "uncertainty", "blend"):
+        for one in every(name)(answer, [scene], other):
+            assert "fitted for tiny-llava, not for this model" in one.reason
+        assert all("fitted for" not in one.reason for one in every(name)(answer, [scene], asked))
+
+
+def test_weights_that_would_not_be_used_are_refused() -> None:
+    for key in ("dino", "owl"):
+        with pytest.raises(BadInput, match=f"{key}='x'.*finders=open"):
+            detectors.get("objects").configured({key: "x"})
+        assert detectors.get("objects").configured({"finders": "open", key: "x"})
 
 
 def test_an_answer_carries_its_findings(vlm: VLM, scene: Image.Image) -> None:
@@ -312,6 +359,26 @@ def test_wrong_calls_are_one_line(
     assert (code, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_no_progress_bars(tmp_path: Any, scene: Image.Image) -> None:
+    path = tmp_path / "scene.png"
+    scene.save(path)
+    command = [sys.executable, "-m", "halu", "detect", str(path), "A dog.", "-d", "objects"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_ask_shows_what_a_strategy_changed(halu: Any, tmp_path: Any, scene: Image.Image) -> None:
+    path = tmp_path / "scene.png"
+    scene.save(path)
+    own = ("-s", "woodpecker", "-p", "threshold=0.05", "-p", 'detectors=["clip"]')
+    code, out, _ = halu("ask", path, PROMPT, *own, "--max-new-tokens", 60)
+    assert code == 0
+    assert "woodpecker: " in out
+    code, _, err = halu("ask", path, PROMPT, "-s", "sentinel", "-d", "attention", "-m", "nowhere")
+    assert code == 2
+    assert "'attention'" in err
 
 
 def test_list_names_every_detector(halu: Any) -> None:

@@ -44,8 +44,8 @@ MAY_IMPORT = {
     "halu.detectors": "claims detector errors grounding images logistic types",
     "halu.eval": "claims endpoint engine errors images registry scenes types vlm weights",
     "halu.service": (
-        "catalogue decode detector engine errors images job models planning registry strategy types"
-        " vlm weights"
+        "catalogue decode detector engine errors examining images job models planning registry"
+        " strategy types vlm weights"
     ),
 }
 # Nobody below these imports them.

@@ -1,15 +1,19 @@
 """`halu ask`: one question about one picture."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from halu.cli import detect as detecting
 from halu.cli.values import parameters
 from halu.errors import BadInput
-from halu.types import Answer
+from halu.types import Answer, Request
+
+if TYPE_CHECKING:
+    from halu.detector import Detector
 
 
 def ask(
@@ -39,18 +43,15 @@ def ask(
 ) -> None:
     """Ask one question about a picture.
 
-    Example: halu ask examples/kitchen.png "Is there a dog in the image?" -s vcd -p alpha=0.5
+    Example: halu ask examples/pictures/scene.png "Is there a dog in the image?" -s vcd -p alpha=0.5
     """
     from halu.cli.models import load_quietly
-    from halu.detector import chosen
     from halu.images import open_image
     from halu.vlm import asking
 
     picture = open_image(image)
     if trace is not None and not trace.parent.is_dir():
         raise BadInput(f"There is no folder {str(trace.parent)!r}.", param="--trace")
-    using = chosen(detecting.named(detector or []))
-    vlm = load_quietly(model, device=device)
     request = asking(
         picture,
         question,
@@ -61,16 +62,30 @@ def ask(
         temperature=temperature,
         seed=seed,
     )
+    using = _fitting(detector or (), request)
+    vlm = load_quietly(model, device=device)
     answer = _streamed(vlm, request, using, quiet=as_json)
     if as_json:
         print(answer.model_dump_json(indent=2))
-    elif using:
+    elif using or answer.findings:
         detecting.show(answer.text, answer.findings)
     if trace is not None:
         from halu.trace_page import write
 
         write(trace, picture, question, answer, model)
         print(f"Wrote {trace}", file=sys.stderr)
+
+
+def _fitting(names: Sequence[str], request: Request) -> "tuple[Detector, ...]":
+    """Detectors by name; refused before a model is loaded if they do not suit the request."""
+    if not names:
+        return ()
+    from halu.detector import chosen
+    from halu.examining import prepared
+
+    using = chosen(detecting.named(names))
+    prepared(request, using)
+    return using
 
 
 def _streamed(vlm: Any, request: Any, using: Any, *, quiet: bool) -> Answer:

@@ -27,12 +27,14 @@ def detect(
 ) -> None:
     """Find the words of a text that a picture does not support, by `clip` unless told otherwise.
 
-    Example: halu detect examples/kitchen.png "A dog is on the left." -d clip -d objects
+    Example: halu detect examples/pictures/scene.png "A dog is on the left." -d clip -d objects
     """
+    from halu.cli.models import quiet
     from halu.detector import detect
     from halu.images import open_image
 
     picture = open_image(image)
+    quiet()
     found = detect(picture, text, named(detector or DEFAULT), question=question)
     if as_json:
         print(json.dumps({"text": text, "findings": [one.model_dump() for one in found]}, indent=2))

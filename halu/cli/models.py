@@ -1,6 +1,7 @@
 """Models for commands: the engine is imported when a command needs it, and nothing is printed."""
 
 import gc
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -14,6 +15,11 @@ def load_quietly(
 ) -> "VLM":
     """`halu.load`, without transformers' own progress bars on the terminal."""
     return _load()(model, device=device, dtype=dtype, backend=backend)
+
+
+def quiet() -> None:
+    """Keeps transformers, which is not loaded yet, from drawing progress bars."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 
 @cache

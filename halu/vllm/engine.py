@@ -48,6 +48,8 @@ class Served(VLM):
         HaluError: if the model cannot be loaded.
     """
 
+    tells_evidence = False
+
     def __init__(
         self, name: str, *, device: str | None = None, dtype: str | None = None, **options: Any
     ) -> None:

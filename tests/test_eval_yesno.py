@@ -74,7 +74,7 @@ def test_unreadable_has_no_value_but_counts_as_the_rule_says() -> None:
     score = score_answer("Unknown", "yes")
     assert (score.parsed, score.value, dict(score.counts)) == ("yes", None, {"tp": 1})
     score = score_answer("Unknown", "yes", "lmms")
-    assert (score.parsed, score.value, dict(score.counts)) == ("unreadable", None, {"none_yes": 1})
+    assert (score.parsed, score.value, dict(score.counts)) == ("neither", None, {"none_yes": 1})
 
 
 def test_undefined_is_nan_and_never_a_crash() -> None:

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 from halu.claims import Vocabulary, claims
 from halu.detector import Asked, Detector, DetectorParams, Images, detectors
 from halu.errors import Unsupported
-from halu.logistic import Measured, curve, scored
+from halu.logistic import Measured, scored
 from halu.types import Answer, Evidence, Finding, Token
 
 SINKS = 1 / 16
@@ -43,8 +43,7 @@ class Attention(Detector):
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each claim."""
         found = self.measure(answer, images, asked)
-        fitted = curve(self.name, asked.model)
-        return scored(self.name, fitted, found, _reason, asked.model)
+        return scored(self.name, asked.model, found, _reason)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """Masses and looks of every claim's tokens."""

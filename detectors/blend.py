@@ -10,7 +10,7 @@ from math import log
 
 from halu.claims import Claim, claims
 from halu.detector import Asked, Detector, Images, detectors
-from halu.logistic import Measured, curve, scored
+from halu.logistic import Measured, scored
 from halu.types import Answer, Finding
 
 TRACE, PICTURE = ("attention", "uncertainty"), ("clip", "objects")
@@ -32,7 +32,7 @@ class Blend(Detector):
         """A finding for each object that all parts judge."""
         wanted = asked.model if _traced(answer) else ALONE
         found = self.measure(answer, images, asked)
-        return scored(self.name, curve(self.name, wanted), found, _reason, wanted)
+        return scored(self.name, wanted, found, _reason)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """The parts' log-odds for each object."""

@@ -20,7 +20,7 @@ from halu.detector import Asked, Detector, DetectorParams, Images, detectors
 from halu.grounding import Box, Vectors, open_embedder
 from halu.grounding.boxes import cut
 from halu.grounding.pixels import Pixels
-from halu.logistic import Measured, curve, scored
+from halu.logistic import Measured, scored
 from halu.types import Answer, Finding
 
 PROMPTS = ("a photo of {}", "a picture of {}", "{}", "an image with {}")
@@ -50,7 +50,7 @@ class Clip(Detector):
         """A finding for each object."""
         wanted = self.params.weights or "tiny-clip"
         found = self.measure(answer, images, asked)
-        return scored(self.name, curve(self.name, wanted), found, _reason, wanted)
+        return scored(self.name, wanted, found, _reason)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """Standard scores of every object on the best crop of each size, of the best picture."""

@@ -20,7 +20,7 @@ from halu.claims import Claim, Vocabulary, claims
 from halu.detector import Asked, Detector, DetectorParams, Images, detectors
 from halu.grounding import FinderKind, Sighting, open_finder
 from halu.grounding.pixels import Pixels
-from halu.logistic import Measured, curve, scored
+from halu.logistic import Measured, scored
 from halu.types import Answer, Finding
 
 FITTED_FOR = {"built-in": "tiny-towers", "open": "open"}
@@ -90,7 +90,7 @@ class Objects(Detector):
         }[self.params.missed_by]
         kept = [one for one in found if one.evidence["verdict"] in wanted]
         model = FITTED_FOR[self.params.finders]
-        return scored(self.name, curve(self.name, model), kept, _reason, model)
+        return scored(self.name, model, kept, _reason)
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """The log-odds of both best scores for every object, of the picture that has more."""

@@ -76,20 +76,14 @@ def curves() -> dict[str, dict[str, Curve]]:
     }
 
 
-def curve(detector: str, fitted_for: str) -> Curve:
-    """The curve of a detector for a model, or for want of it the first one fitted."""
-    own = curves()[detector]
-    return own.get(fitted_for) or next(iter(own.values()))
-
-
 def scored(
-    detector: str,
-    fitted: Curve,
-    found: Iterable[Measured],
-    reason: Callable[[Measured], str],
-    wanted: str,
+    detector: str, wanted: str, found: Iterable[Measured], reason: Callable[[Measured], str]
 ) -> Iterator[Finding]:
-    """Measurements as findings; a curve that was not fitted for what is `wanted` says so."""
+    """Measurements as findings, by the detector's curve for the model that is `wanted`; for want
+    of it by the first one fitted, which the reason then says.
+    """
+    own = curves()[detector]
+    fitted = own.get(wanted) or next(iter(own.values()))
     other = f" The score is a guess: it was fitted for {fitted.fitted_for}, not for this model."
     note = other if fitted.fitted_for != wanted else ""
     for one in found:

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from halu import torchvision_shim
-from halu.errors import BadInput, Unavailable, Unsupported
+from halu.errors import Unavailable, Unsupported
 from halu.grounding import Relevance
-from halu.grounding.squares import normalized, place
+from halu.grounding.checkpoint import opened
+from halu.grounding.squares import normalized
 
 torchvision_shim.apply()
 
@@ -37,7 +38,7 @@ class BlipMatcher:
     @torch.inference_mode(False)
     def __init__(self, weights: str | None = None) -> None:
         source = weights or PUBLISHED
-        self._model = _loaded(source).to(place()).eval()
+        self._model = opened(transformers.BlipForImageTextRetrieval, source, "BLIP")
         self._tokenizer = _tokenizer(source)
         layers = self._model.text_encoder.encoder.layer
         if len(layers) <= LAYER:
@@ -119,20 +120,6 @@ class BlipMatcher:
         text = nn.functional.normalize(self._model.text_proj(told), dim=-1)
         image = nn.functional.normalize(self._model.vision_proj(patches[:, 0]), dim=-1)
         return text @ image[0]
-
-
-def _loaded(source: str) -> Any:
-    try:
-        model, found = transformers.BlipForImageTextRetrieval.from_pretrained(
-            source, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise Unavailable(f"BLIP weights {source!r} cannot be loaded.", hint=first) from error
-    if found["missing_keys"]:  # a captioning checkpoint lacks the matching head
-        missing = ", ".join(sorted(found["missing_keys"])[:3])
-        raise BadInput(f"The weights of {source!r} are incomplete.", hint=f"Missing: {missing} ...")
-    return model
 
 
 def _tokenizer(source: str) -> Any:

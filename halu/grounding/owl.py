@@ -7,9 +7,8 @@ import torch
 from PIL import Image
 
 from halu import torchvision_shim
-from halu.errors import BadInput, Unavailable
 from halu.grounding import Box, Sighting
-from halu.grounding.squares import place
+from halu.grounding.checkpoint import named, opened
 
 torchvision_shim.apply()
 
@@ -24,20 +23,9 @@ class Owl:
 
     def __init__(self, weights: str | None = None) -> None:
         source = weights or PUBLISHED
-        try:
-            model, found = transformers.Owlv2ForObjectDetection.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True
-            )
+        self._model: Any = opened(transformers.Owlv2ForObjectDetection, source, "OWLv2")
+        with named(source, "OWLv2"):
             self._processor: Any = transformers.AutoProcessor.from_pretrained(source)
-        except (OSError, ValueError, RuntimeError) as error:
-            first = str(error).strip().split("\n")[0]
-            raise Unavailable(f"OWLv2 weights {source!r} cannot be loaded.", hint=first) from error
-        if found["missing_keys"]:
-            missing = ", ".join(sorted(found["missing_keys"])[:3])
-            raise BadInput(
-                f"The weights of {source!r} are incomplete.", hint=f"Missing: {missing} ..."
-            )
-        self._model: Any = model.to(place()).eval()
 
     def find(self, image: Image.Image, phrase: str, box: float, text: float) -> list[Box]:
         """See `halu.grounding.Finder`; a phrase has one score."""

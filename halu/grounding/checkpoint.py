@@ -1,0 +1,38 @@
+"""Models of other makers, through transformers: whole, from safetensors, or refused in a line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from halu.errors import BadInput, Unavailable
+from halu.grounding.squares import place
+
+
+def opened(kind: Any, source: str, name: str) -> Any:
+    """A model in evaluation mode, where grounding models run.
+
+    Args:
+        kind: a model class of transformers.
+        source: a folder or hub id.
+        name: what the weights are called in messages.
+
+    Raises:
+        Unavailable: if they cannot be loaded.
+        BadInput: if they lack parts of the model, as a captioning BLIP lacks the matching head.
+    """
+    with named(source, name):
+        model, found = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True)
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise BadInput(f"The weights of {source!r} are incomplete.", hint=f"Missing: {missing} ...")
+    return model.to(place()).eval()
+
+
+@contextmanager
+def named(source: str, name: str) -> Iterator[None]:
+    """Turn what transformers raises while it loads into one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise Unavailable(f"{name} weights {source!r} cannot be loaded.", hint=first) from error

@@ -1,9 +1,11 @@
-"""Load far above capacity: what is refused, how fast, what becomes of those let in, and of memory.
+"""Load far above capacity: how much is answered, what is refused, how fast, what becomes of those
+let in, and of memory.
 
     python benchmarks/service_load.py --seconds 120 --times 4
 
 Runs a server with so many places and as many clients as `--times` that number, each asking again as
-soon as it has its answer, a mix of strategies, streamed and not.
+soon as it has its answer, a mix of strategies, streamed and not. Before and after, one client alone
+asks the same mix, one request after another: answers a second are reported relative to its.
 """
 
 import argparse
@@ -28,6 +30,12 @@ class Seen:
     answered: list[float] = field(default_factory=list)
     broken: int = 0
     memory: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.answered) / self.seconds
 
 
 async def client(number: int, http: Any, url: str, uri: str, end: float, seen: Seen) -> None:
@@ -66,11 +74,13 @@ async def watch(server: Server, end: float, seen: Seen) -> None:
 
 async def load(server: Server, clients: int, seconds: float) -> Seen:
     """The clients and the watch, together."""
-    seen, uri, end = Seen(), picture_uri(), time.monotonic() + seconds
+    seen, uri, start = Seen(), picture_uri(), time.monotonic()
+    end = start + seconds
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(trust_env=False, timeout=300, limits=limits) as http:
         jobs = [client(n, http, server.url, uri, end, seen) for n in range(clients)]
         await asyncio.gather(watch(server, end, seen), *jobs)
+    seen.seconds = time.monotonic() - start
     return seen
 
 
@@ -84,10 +94,15 @@ def main() -> None:
     args = parser.parse_args()
     with serving("--set", f"max_requests={args.places}") as server:
         asyncio.run(load(server, args.places, min(10.0, args.seconds)))  # caches fill
+        before = asyncio.run(load(server, 1, args.seconds / 8))
         seen = asyncio.run(load(server, args.places * args.times, args.seconds))
+        after = asyncio.run(load(server, 1, args.seconds / 8))
     fifth = max(1, len(seen.memory) // 5)
     result = {
         "what": f"{args.places * args.times} clients on {args.places} places, {args.seconds:g} s",
+        "answers a second / one request after another": round(
+            2 * seen.rate / (before.rate + after.rate), 2
+        ),
         "statuses": dict(sorted(seen.statuses.items())),
         "answers cut off": seen.broken,
         "first byte of a refusal, s": {

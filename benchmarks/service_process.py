@@ -32,6 +32,11 @@ class Server:
                 return int(line.split()[1]) / 1024
         return 0.0
 
+    @property
+    def open_files(self) -> int:
+        """Files, sockets and pipes that it has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
         text = httpx2.get(f"{self.url}/metrics", trust_env=False, timeout=30).text

@@ -101,16 +101,19 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     with serving() as server:
+        before = server.open_files
         seen, memory = asyncio.run(soak(server, args.clients, args.minutes * 60))
         time.sleep(2)
         left = server.metric("num_requests_running") + server.metric("num_requests_waiting")
-    quarter = max(1, len(memory) // 4)
+        after = server.open_files
+    tenth = max(1, len(memory) // 10)
     result = {
         "what": f"{args.clients} clients, {args.minutes:g} minutes",
         "requests": dict(sorted(seen.items())),
         "running or waiting afterwards": left,
-        "memory by quarter, most, MB": [
-            round(max(memory[i * quarter : (i + 1) * quarter]), 1) for i in range(4)
+        "open files before and afterwards": [before, after],
+        "memory by tenths of the time, most, MB": [
+            round(max(memory[i * tenth : (i + 1) * tenth]), 1) for i in range(10)
         ],
     }
     written(result, args.out)

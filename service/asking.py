@@ -68,7 +68,8 @@ async def chat(
 ) -> Asked:
     """The requests of a chat completion: `n` of them, whose seeds follow one another."""
     model, suffix = named(asked.model, served)
-    arm = Arm(strategy=_one(asked.halu.strategy, suffix, header), params=asked.halu.params)
+    strategy = _one(asked.halu.strategy, suffix, header) or settings.strategy
+    arm = Arm(strategy=strategy, params=asked.halu.params)
     n = asked.n or 1
     _most("n", n, settings.max_choices)
     options = (asked.halu.evidence, asked.halu.detectors)

@@ -7,18 +7,15 @@ from functools import partial
 
 from halu.engine import Local, load
 from halu.errors import BadInput
-from halu.planning import choose
-from halu.service.asking import parameters
 from halu.service.checking import Checks
 from halu.service.fetch import Fetch, Policy
 from halu.service.intake import Intake
 from halu.service.limits import House
 from halu.service.metrics import Metrics
-from halu.service.schema import Arm
+from halu.service.preflight import check_models, check_strategies
 from halu.service.settings import Settings
 from halu.service.shelf import Load, Served, Shelf, dealt
 from halu.service.worker import Worker
-from halu.types import Request, question
 
 
 @dataclass(slots=True)
@@ -76,9 +73,11 @@ def deployment(settings: Settings, load_model: Load | None = None) -> Deployment
         load_model: how a model comes into memory; by default `halu.load`.
 
     Raises:
-        HaluError: settings that name an unknown strategy, a parameter out of range, or no network.
+        HaluError: settings that name what is not there: a model, a strategy, a network.
     """
-    _check_params(settings)
+    check_strategies(settings)
+    if load_model is None:
+        check_models(settings)
     metrics = Metrics(settings.backend)
     by_device = dealt(settings.models, settings.device)
     bring = load_model or partial(_load, settings.dtype, settings.backend)
@@ -134,13 +133,3 @@ def _intake(settings: Settings, metrics: Metrics) -> Intake:
         max_pixels=settings.max_pixels,
         seconds=settings.image_seconds,
     )
-
-
-def _check_params(settings: Settings) -> None:
-    """Names and values of `strategy_params`, before anybody asks."""
-    for name in settings.strategy_params:
-        found = parameters(Arm(strategy=name), settings.strategy_params, sampled=False)
-        own = settings.strategy_params[name]
-        if len(found) < len(own):
-            found = {**found, **own}  # names the unknown ones
-        choose(Request(messages=question(""), strategy=name, params=found))

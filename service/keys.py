@@ -38,12 +38,17 @@ def read_keys(file: Path) -> Keys:
     """The keys in a file.
 
     Raises:
-        BadInput: no file, no key, or a line that is none.
+        BadInput: a file that cannot be read, no key, or a line that is none.
     """
-    if not file.is_file():
-        raise BadInput(f"There is no file {str(file)!r}.", param="api_key_file")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BadInput(
+            f"Keys cannot be read from {str(file)!r}: {why}.", param="api_key_file"
+        ) from None
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         line = line.partition("#")[0].strip()
         match = LINE.fullmatch(line)
         if match:

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from halu.catalogue import available
+from halu.errors import Unknown
 from halu.service.asking import named
 from halu.service.deployment import Deployment
 from halu.service.documented import ALWAYS, refusals
 from halu.service.refusals import NotFound
 from halu.service.replies import Catalogue, Health, ModelCard, ModelList, Version
+from halu.strategy import strategies as known
 
 router = APIRouter()
 
@@ -25,18 +27,30 @@ def _site(http: Request) -> Deployment:
 
 @router.get("/v1/models", tags=["lists"], responses=refusals(*ALWAYS))
 async def models(http: Request) -> ModelList:
-    """The models that are served. Any name may be followed by `@STRATEGY`."""
+    """The models that are served, and their names with the strategies that the operator lists. Any
+    name may be followed by `@STRATEGY`.
+    """
+    listed = ("", *(f"@{name}" for name in _site(http).settings.listed_strategies))
     return ModelList(
         data=[
-            ModelCard(id=model.name, created=model.created) for model in _site(http).models.values()
+            ModelCard(id=model.name + suffix, created=model.created)
+            for model in _site(http).models.values()
+            for suffix in listed
         ]
     )
 
 
 @router.get("/v1/models/{model:path}", tags=["lists"], responses=refusals(404, *ALWAYS))
 async def model(model: str, http: Request) -> ModelCard:
-    """One model."""
-    found, _ = named(model, _site(http).models)
+    """One model, by its name or as `MODEL@STRATEGY`."""
+    found, strategy = named(model, _site(http).models)
+    try:
+        for part in (strategy or "greedy").split("+"):
+            known.get(part)
+    except Unknown as error:
+        raise NotFound(
+            error.message, hint=error.hint, param="model", code="model_not_found"
+        ) from None
     return ModelCard(id=model, created=found.created)
 
 

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from halu.errors import BadInput
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 log = logging.getLogger("halu.service")
@@ -53,8 +55,17 @@ class Silent(logging.StreamHandler[Any]):
 
 
 def set_up(level: str, file: Path | None) -> None:
-    """Sends this service's and the web server's logs to a file or to standard error."""
-    stream = open(file, "a", encoding="utf-8") if file else sys.stderr  # noqa: SIM115
+    """Sends this service's and the web server's logs to a file or to standard error.
+
+    Raises:
+        BadInput: if the file cannot be written.
+    """
+    try:
+        stream = open(file, "a", encoding="utf-8") if file else sys.stderr  # noqa: SIM115
+    except OSError as error:
+        raise BadInput(
+            f"Logs cannot go to {str(file)!r}: {error.strerror}.", param="log_file"
+        ) from None
     handler = Silent(stream)
     handler.setFormatter(JsonLines())
     for name in ("halu.service", "uvicorn"):

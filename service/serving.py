@@ -18,7 +18,7 @@ from wsgiref.simple_server import WSGIServer
 import uvicorn
 from prometheus_client import start_http_server
 
-from halu.errors import Failed
+from halu.errors import BadInput, Failed
 from halu.service import logs
 from halu.service.app import make_app
 from halu.service.deployment import Deployment, deployment
@@ -123,23 +123,32 @@ def listening(settings: Settings) -> socket.socket:
     """A socket at the settings' address.
 
     Raises:
-        Failed: if it cannot be had.
+        BadInput: if it cannot be had.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=512)
     except OSError as error:
-        raise Failed(
-            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror}.",
-            hint="Choose another with --port.",
-        ) from None
+        raise _no_port(settings.host, settings.port, error, "--port") from None
+
+
+def _no_port(host: str, port: int, error: OSError, option: str) -> BadInput:
+    return BadInput(
+        f"Cannot listen on {host} port {port}: {error.strerror}.",
+        hint=f"Choose another with {option}.",
+        param=option,
+    )
 
 
 def _metrics_server(site: Deployment) -> WSGIServer | None:
     port = site.settings.metrics_port
     if port is None:
         return None
-    started: Any = start_http_server(port, site.settings.host, registry=site.metrics.registry)
+    host = site.settings.host
+    try:
+        started: Any = start_http_server(port, host, registry=site.metrics.registry)
+    except OSError as error:
+        raise _no_port(host, port, error, "--set metrics_port=") from None
     server: WSGIServer = started[0]
     return server
 

@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     fetch_seconds: float = Field(10.0, gt=0, description="To fetch one picture, redirects too.")
     max_fetches: int = Field(8, ge=1, description="Pictures fetched at the same time.")
 
+    strategy: str = Field("", description="Where a request names none; empty: plain decoding.")
+    listed_strategies: Words = Field(
+        (), description="Listed with every model as MODEL@STRATEGY, for apps that pick from a list."
+    )
     strategy_params: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Parameters by strategy, used where a client says nothing; those that name"
@@ -165,7 +169,7 @@ def read_settings(flags: Mapping[str, Any], file: Path | None = None) -> Setting
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"Setting {where}: {first['msg']}.", param=where) from None
-    except ValueError as error:  # the file is not TOML, or a variable is not JSON
+    except (OSError, ValueError) as error:  # not ours to read, not TOML, or a variable not JSON
         raise BadInput(f"The settings cannot be read: {error}.") from None
     settings = Settings.model_construct(**dict(found))
     _check(settings)

@@ -202,8 +202,10 @@ def test_models(client: Any) -> None:
     assert [model.id for model in client.models.list()] == ["tiny-llava"]
     assert client.models.retrieve("tiny-llava").owned_by == "halu"
     assert client.models.retrieve("tiny-llava@vcd").id == "tiny-llava@vcd"
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("gpt-4")
+    for name in ("gpt-4", "tiny-llava@vcdd", "tiny-llava@vcd+nothing"):
+        with pytest.raises(openai.NotFoundError) as raised:
+            client.models.retrieve(name)
+        assert raised.value.code == "model_not_found"
 
 
 BAD = [

@@ -13,6 +13,7 @@ from live import chat, live
 
 from halu.errors import BadInput, HaluError, Unknown
 from halu.service.deployment import deployment
+from halu.service.serving import Server
 from halu.service.settings import Settings, as_toml, read_settings
 from halu.service.shelf import dealt
 
@@ -61,7 +62,13 @@ def test_mistakes_in_flags() -> None:
         read_settings({"remote_networks": ["10.0.0.0/8"]})
     with pytest.raises(BadInput, match=r"10\.0\.0\.0/8"):
         deployment(read_settings({"remote_hosts": ["a"], "remote_networks": ["ten"]}))
-    for params in ({"vcdd": {}}, {"vcd": {"alfa": 1}}, {"vcd": {"alpha": 99}}):
+    for params in (
+        {"vcdd": {}},
+        {"vcd": {"alfa": 1}},
+        {"vcd": {"alpha": 99}},
+        {"paint": {}},
+        {"vhr+vcd": {}},
+    ):
         with pytest.raises(HaluError):
             deployment(read_settings({"strategy_params": params}))
 
@@ -99,9 +106,63 @@ def test_the_command(halu: Any, tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken(halu: Any, served: Any) -> None:
-    code, _, err = halu("serve", "--port", served.url.rpartition(":")[2])
-    assert code == 1
-    assert "Cannot listen" in err
+    port = served.url.rpartition(":")[2]
+    for options in (["--port", port], ["--port", "0", "--set", f"metrics_port={port}"]):
+        assert f"Cannot listen on 127.0.0.1 port {port}" in refused(halu, *options)
+
+
+def refused(halu: Any, *options: object) -> str:
+    """What `halu serve` says of options that cannot work, before it listens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Server, "run", lambda *_, **__: pytest.fail("it listens"))
+        code, out, err = halu("serve", *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("halu: ")
+    assert len(err.splitlines()) == 1
+    return str(err)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["-m", "tiny-lava"], "Did you mean tiny-llava"),
+        (["-m", "tiny-llava", "-m", "tiny-kwen"], "Did you mean tiny-qwen"),
+        (["-m", "FOLDER"], "has no config.json"),
+        (["-m", "FOLDER/nowhere"], "Unknown model"),
+        (["-m", "FOLDER/foreign"], "'bert'"),
+        (["--device", "cuda:99"], "Device 'cuda:99' is not available"),
+        (["--device", "abacus"], "Device 'abacus' is not available"),
+        (["--set", "dtype=roman"], "Unknown dtype 'roman'"),
+        (["--set", "strategy=vcdd"], "Did you mean vcd"),
+        (["--set", "strategy=vhr+vhr"], "twice"),
+        (["--set", "listed_strategies=vcd,vhrr"], "Did you mean vhr"),
+        (["--api-key-file", "FOLDER"], "Keys cannot be read"),
+        (["--api-key-file", "FOLDER/nowhere"], "Keys cannot be read"),
+        (["--api-key-file", "FOLDER/noise"], "it is no text"),
+        (["--config", "FOLDER"], "There is no file"),
+        (["--config", "FOLDER/noise"], "cannot be read"),
+        (["--set", "log_file=FOLDER/no/such.log"], "Logs cannot go"),
+        (["--host", "300.0.0.1", "--api-key-file", "FOLDER/keys"], "Cannot listen"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_server_listens(
+    halu: Any, tmp_path: Path, options: list[str], match: str
+) -> None:
+    (tmp_path / "noise").write_bytes(bytes(range(128, 256)))
+    (tmp_path / "keys").write_text(f"ann {'0' * 64}\n")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert"}')
+    given = [option.replace("FOLDER", str(tmp_path)) for option in options]
+    assert match in refused(halu, *given)
+
+
+def test_an_operators_strategy_is_used_where_a_request_names_none(scene: Any) -> None:
+    with live(strategy="vhr", listed_strategies=("vcd", "vhr+ritual")) as server:
+        for halu_field, name in (({}, "vhr"), ({"strategy": "greedy"}, "greedy")):
+            reply = server.chat(scene, "Is there a dog?", max_tokens=2, halu=halu_field)
+            assert reply.json()["halu"]["strategy"]["name"] == name
+        listed = [one["id"] for one in server.get("/v1/models").json()["data"]]
+    assert listed == ["tiny-llava", "tiny-llava@vcd", "tiny-llava@vhr+ritual"]
 
 
 def test_models_are_dealt_to_devices(tmp_path: Path) -> None:

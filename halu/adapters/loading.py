@@ -62,10 +62,7 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
         Unsupported: an architecture without an adapter.
         Unavailable: the device does not exist here.
     """
-    device, dtype = place(device, dtype)
-    where, kind = _device(device), _dtype(dtype)
-    source, config = _configured(name)
-    adapter = adapter_class(config.model_type)
+    source, adapter, where, kind = _looked_up(name, device, dtype)
     try:
         model, found = AutoModelForImageTextToText.from_pretrained(
             source,
@@ -83,6 +80,15 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise BadInput(f"The weights of {name!r} are incomplete.", hint=f"Missing: {missing} ...")
     return adapter(name, model.eval().to(where), processor)
+
+
+def check_model(name: str, *, device: str | None = None, dtype: str | None = None) -> None:
+    """Refuses what `load_adapter` would refuse before it reads weights: a matter of milliseconds.
+
+    Raises:
+        HaluError: as `load_adapter`.
+    """
+    _looked_up(name, device, dtype)
 
 
 def place(device: str | None, dtype: str | None) -> tuple[str, str]:
@@ -121,6 +127,16 @@ def folder_of(name: str) -> str:
         BadInput: a folder without weights or with a broken configuration.
     """
     return _source(name)
+
+
+def _looked_up(
+    name: str, device: str | None, dtype: str | None
+) -> tuple[str, type[Adapter], torch.device, torch.dtype | str]:
+    """What a model is loaded from, by which adapter, where to, and as what."""
+    device, dtype = place(device, dtype)
+    where, kind = _device(device), _dtype(dtype)
+    source, config = _configured(name)
+    return source, adapter_class(config.model_type), where, kind
 
 
 def _configured(name: str) -> tuple[str, Any]:

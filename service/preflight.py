@@ -1,0 +1,37 @@
+"""What an operator asks for that can never work, refused before the server listens."""
+
+from halu.adapters.loading import check_model
+from halu.errors import BadInput
+from halu.planning import choose
+from halu.service.asking import parameters
+from halu.service.schema import Arm
+from halu.service.settings import Settings
+from halu.strategy import strategies
+from halu.types import Request, question
+
+
+def check_strategies(settings: Settings) -> None:
+    """The strategies that settings name, with their parameters.
+
+    Raises:
+        HaluError: an unknown strategy, or a parameter that it has not or does not take.
+    """
+    for name, params in settings.strategy_params.items():
+        known = strategies.get(name).name
+        if known != name:
+            raise BadInput(f"{name!r} is {known!r} in strategy_params.", param="strategy_params")
+        choose(Request(messages=question(""), strategy=name, params=params))
+    for name in (settings.strategy, *settings.listed_strategies):
+        own = parameters(Arm(strategy=name), settings.strategy_params, sampled=False)
+        choose(Request(messages=question(""), strategy=name or None, params=own))
+
+
+def check_models(settings: Settings) -> None:
+    """Every model's name, configuration and device; weights are not read.
+
+    Raises:
+        HaluError: what cannot be loaded; the message says why.
+    """
+    devices = settings.device or (None,)
+    for number, name in enumerate(settings.models):
+        check_model(name, device=devices[number % len(devices)], dtype=settings.dtype)

@@ -9,10 +9,11 @@ from PIL import Image
 from halu.eval.backends import Timed
 from halu.eval.benchmark import Benchmark, Sample, Score
 from halu.eval.cache import Cache
+from halu.eval.examined import findings, telling
 from halu.eval.judge import score_all
 from halu.eval.plan import Arm, Plan, Source, sampling
 from halu.eval.store import Row
-from halu.types import Answer, Request, question
+from halu.types import Answer, Finding, Request, question
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,10 @@ def answered(
     """Ask a batch and score its answers; its time is shared out equally."""
     pictures = _pictures(batch, plan)
     shown = [pictures.get(sample.image) for sample in batch.samples]
-    requests = [
+    plain = [
         _request(batch, s, plan, picture) for s, picture in zip(batch.samples, shown, strict=True)
     ]
+    requests = telling(plain, plan, batch.source)
     known = [cache.get(batch.source, request) if cache else None for request in requests]
     todo = [request for request, old in zip(requests, known, strict=True) if old is None]
     took = answer(todo) if todo else Timed([], 0.0)
@@ -69,7 +71,11 @@ def answered(
         for sample, request, picture, old in zip(batch.samples, requests, shown, known, strict=True)
     ]
     scores = score_all(batch.benchmark, batch.samples, [asked.answer.text for asked in found])
-    return [_row(batch, asked, score, took) for asked, score in zip(found, scores, strict=True)]
+    doubts = [findings(one.request, one.answer, plan, batch.source, answer) for one in found]
+    return [
+        _row(batch, one, score, took, own)
+        for one, score, own in zip(found, scores, doubts, strict=True)
+    ]
 
 
 def _pictures(batch: Batch, plan: Plan) -> dict[str | None, Picture]:
@@ -106,7 +112,9 @@ def _request(batch: Batch, sample: Sample, plan: Plan, picture: Picture | None) 
     )
 
 
-def _row(batch: Batch, asked: _Asked, score: Score, took: Timed) -> Row:
+def _row(
+    batch: Batch, asked: _Asked, score: Score, took: Timed, doubts: tuple[Finding, ...]
+) -> Row:
     sample, answer = asked.sample, asked.answer
     words = asked.request.messages[-1].content[-1]
     return Row(
@@ -129,6 +137,7 @@ def _row(batch: Batch, asked: _Asked, score: Score, took: Timed) -> Row:
         value=score.value,
         counts=dict(score.counts),
         marks=score.marks,
+        findings=doubts,
         tokens=answer.usage.completion_tokens,
         finish_reason=answer.finish_reason,
         forwards=answer.usage.forwards,

@@ -63,6 +63,9 @@ class Plan(Record):
     models: tuple[Source, ...] = Field(min_length=1)
     benchmarks: tuple[str, ...] = Field(min_length=1)
     strategies: tuple[Arm, ...] = ()
+    detectors: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Who checks every answer: names with parameters."
+    )
     data: Path | None = None
     splits: tuple[str, ...] | None = None
     limit: int | None = Field(None, ge=1, description="Samples of each split; none means all.")
@@ -125,6 +128,7 @@ class Manifest(Record):
     models: tuple[Source, ...]
     benchmarks: tuple[Suite, ...]
     strategies: tuple[Arm, ...]
+    detectors: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seed: int
     repeats: int
     limit: int | None
@@ -198,6 +202,7 @@ def manifest(plan: Plan, suites: Sequence[Suite]) -> Manifest:
         models=plan.models,
         benchmarks=tuple(suites),
         strategies=plan.arms(),
+        detectors=plan.detectors,
         seed=plan.seed,
         repeats=plan.repeats,
         limit=plan.limit,

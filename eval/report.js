@@ -269,24 +269,47 @@ function asked(sample) {
 function answered(group, arm, answer, { kind, change }) {
   const head = make("h4", "", make("span", kind, `${SIGNS[kind]} `), arm);
   if (change !== "same") head.append(make("span", `tag ${change}`, `${change} than plain`));
-  const box = make("section", "", head, marked(answer));
+  const why = make("p", "told why");
+  const box = make("section", "", head, marked(answer, why));
+  if (answer.doubts) box.append(why);
   for (const line of notes(group, answer, kind)) box.append(make("p", "told", line));
   return box;
 }
 
-function marked(answer) {
+// The answer with the benchmark's marks and the detectors' doubts, whose reasons `why` shows.
+function marked(answer, why) {
   const text = make("p");
-  let place = 0;
-  for (const [start, stop, name, wrong, word] of answer.marks ?? []) {
-    text.append(answer.text.slice(place, start));
-    const mark = make("mark", wrong ? "made-up" : "", answer.text.slice(start, stop));
-    mark.title = `${rule(answer, [start, stop, name, wrong, word])}: ${wrong ? "not " : ""}in the picture`;
-    text.append(mark);
-    place = stop;
+  const marks = answer.marks ?? [];
+  const doubts = answer.doubts ?? [];
+  const ends = [0, answer.text.length, ...[...marks, ...doubts].flatMap(([start, stop]) => [start, stop])];
+  const edges = [...new Set(ends)].sort((a, b) => a - b);
+  for (const [n, start] of edges.slice(0, -1).entries()) {
+    const holds = (one) => one[0] <= start && start < one[1];
+    const words = answer.text.slice(start, edges[n + 1]);
+    const mark = marks.find(holds);
+    const own = doubts.filter(holds);
+    text.append(mark || own.length ? stretch(words, answer, mark, own, start, why) : words);
   }
-  text.append(answer.text.slice(place));
   if (!answer.text.trim()) text.append(make("i", "soft", "(nothing)"));
+  if (doubts.length) why.textContent = "Point at words with a wavy line, or tab to them, for what was found there.";
   return text;
+}
+
+// One stretch of an answer; the keyboard reaches it where a doubt begins.
+function stretch(words, answer, mark, doubts, start, why) {
+  const made = make("mark", !mark ? "plain" : mark[3] ? "made-up" : "", words);
+  if (mark) made.title = `${rule(answer, mark)}: ${mark[3] ? "not " : ""}in the picture`;
+  if (!doubts.length) return made;
+  const reasons = doubts.map(([, , who, score, reason]) => `${who}, ${Math.round(100 * score)} %: ${reason}`);
+  const tell = () => why.replaceChildren(...reasons.map((reason) => make("span", "", reason)));
+  made.classList.add("doubted");
+  for (const event of ["pointerenter", "click", "focus"]) made.addEventListener(event, tell);
+  if (doubts.some((one) => one[0] === start)) {
+    made.tabIndex = 0;
+    made.setAttribute("role", "button");
+    made.setAttribute("aria-label", `${words}. ${reasons.join(" ")}`);
+  }
+  return made;
 }
 
 // How the rules read a word: "tied → tie", "puppies → puppy → dog".

@@ -16,6 +16,7 @@ from halu.eval.backends import Backend, Opener
 from halu.eval.benchmark import Benchmark, Sample, benchmarks
 from halu.eval.cache import Cache
 from halu.eval.checks import Watch, distinct, undoubted
+from halu.eval.examined import refuse_blind
 from halu.eval.judge import Judge, seated
 from halu.eval.plan import Arm, Plan, Source, half_of, image_ids, manifest, suite
 from halu.eval.store import Key, Row, Store
@@ -61,8 +62,10 @@ def run(
 
     Raises:
         BadInput: before any question is asked, if data or folder cannot be used.
+        HaluError: if a detector cannot read what a strategy leaves.
         Failed: if a check stops the run.
     """
+    refuse_blind(plan)
     work = work_of(plan, judge)
     suites = [suite(benchmark, samples, plan) for benchmark, samples in work]
     if not keep_going:

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from halu.eval.benchmark import Mark
 from halu.eval.changes import compare
 from halu.eval.plan import Manifest
 from halu.eval.store import Row
+from halu.types import Finding
 
 CHUNK = 256
 """Samples packed together."""
@@ -137,6 +139,8 @@ def _answer(row: Row) -> dict[str, Any]:
     told: dict[str, Any] = {"text": row.answer, "read": row.parsed, "value": row.value}
     if row.marks:
         told["marks"] = list(_marks(row))
+    if row.findings:
+        told["doubts"] = list(_doubts(row))
     if "found" in row.counts and not isinstance(row.label, str):
         told["missed"] = sorted(set(row.label) - {mark.name for mark in row.marks})
     if row.finish_reason == "length":
@@ -147,8 +151,17 @@ def _answer(row: Row) -> dict[str, Any]:
 def _marks(row: Row) -> Iterator[list[object]]:
     """List marks in order, in the UTF-16 units that a browser counts in."""
     for mark in sorted(row.marks, key=lambda mark: mark.start):
-        start, stop = (_units(row.answer[:at]) for at in (mark.start, mark.stop))
-        yield [start, stop, mark.name, int(mark.wrong), mark.word]
+        yield [*_place(row, mark), mark.name, int(mark.wrong), mark.word]
+
+
+def _doubts(row: Row) -> Iterator[list[object]]:
+    """List findings in order, likewise."""
+    for one in sorted(row.findings, key=lambda one: (one.start, one.stop)):
+        yield [*_place(row, one), one.detector, round(one.score, 3), one.reason]
+
+
+def _place(row: Row, where: Mark | Finding) -> tuple[int, int]:
+    return _units(row.answer[: where.start]), _units(row.answer[: where.stop])
 
 
 def _units(text: str) -> int:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from halu.errors import BadInput
 from halu.eval.benchmark import Mark
 from halu.eval.plan import FORMAT, Manifest, differences
-from halu.types import Record
+from halu.types import Finding, Record
 
 RUN, ROWS, SUMMARY, PAGE = "run.json", "rows.jsonl", "summary.json", "report.html"
 MARKDOWN, CSV = "report.md", "report.csv"
@@ -55,6 +55,7 @@ class Row(Record):
     value: float | None
     counts: dict[str, int]
     marks: tuple[Mark, ...] = ()
+    findings: tuple[Finding, ...] = ()
     tokens: int
     finish_reason: Literal["stop", "length"]
     forwards: int

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "halu.labelling": "claims detector",
     "halu.logistic": "claims detector types",
     "halu.detectors": "claims detector errors grounding images logistic types",
-    "halu.eval": "claims endpoint engine errors images registry scenes types vlm weights",
+    "halu.eval": "claims detector endpoint engine errors examining images registry scenes types vlm weights",
     "halu.service": (
         "catalogue decode detector engine errors examining images job models planning registry"
         " strategy types vlm weights"

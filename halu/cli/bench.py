@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from halu.cli import detect as detecting
 from halu.cli import options
 from halu.cli.progress import Bar
 from halu.cli.values import strategy_with_parameters
@@ -21,6 +22,7 @@ def bench(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for rows, summary and report.")],
     model: options.Models = None,
     strategy: options.Strategies = None,
+    detector: detecting.Names = None,
     limit: options.Limit = None,
     split: Annotated[list[str] | None, typer.Option(help="Only these splits.")] = None,
     data: options.Data = None,
@@ -53,6 +55,7 @@ def bench(
         "models": described(model or ["tiny-llava"], backend or (), device=device, dtype=dtype),
         "benchmarks": benchmark,
         "strategies": [{"strategy": name, "params": params} for name, params in arms],
+        "detectors": detecting.named(detector or ()),
         "data": data,
         "splits": split or None,
         "limit": limit,

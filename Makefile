@@ -13,7 +13,7 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-vllm check format-check lint types docs-check format docs wheel clean
+.PHONY: help install demo test test-vllm check format-check lint types docs-check format docs shape wheel clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
@@ -23,6 +23,7 @@ help:
 	@echo 'make check     install, then format, lint, types, generated docs'
 	@echo 'make format    format the code and mend what lint can mend'
 	@echo 'make docs      write the generated parts of the README and docs/strategies'
+	@echo 'make shape     how large files and functions are, and what imports what'
 	@echo 'make wheel     a wheel in dist/'
 	@echo 'make clean     remove what was built; .venv stays'
 
@@ -57,6 +58,7 @@ docs-check: install
 	$(BIN)/python tools/strategy_pages.py --check
 	$(BIN)/python tools/results_page.py --check
 	$(BIN)/python tools/vllm_page.py --check
+	$(BIN)/python tools/shape.py --check
 
 format: install
 	$(BIN)/ruff check --fix-only $(wildcard $(CODE))
@@ -67,6 +69,10 @@ docs: install
 	$(BIN)/python tools/strategy_pages.py
 	$(BIN)/python tools/results_page.py
 	$(BIN)/python tools/vllm_page.py
+	$(BIN)/python tools/shape.py --write
+
+shape: install
+	$(BIN)/python tools/shape.py
 
 wheel: install
 	rm -rf build/lib

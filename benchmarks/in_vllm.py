@@ -25,15 +25,15 @@ from halu.vllm import DEFAULTS
 for key, value in DEFAULTS.items():
     os.environ.setdefault(key, value)
 
-import vllm  # noqa: E402
-from PIL import Image  # noqa: E402
+import vllm
+from PIL import Image
 
-from halu.adapters import folder_of  # noqa: E402
-from halu.types import Sampling  # noqa: E402
-from halu.vllm.asked import KEY  # noqa: E402
-from halu.vllm.engine import OPTIONS, Served, params  # noqa: E402
-from halu.vllm.submission import Submission, engine_input  # noqa: E402
-from halu.vlm import asking  # noqa: E402
+from halu.adapters import folder_of
+from halu.types import Sampling
+from halu.vllm.asked import KEY
+from halu.vllm.engine import OPTIONS, Served, params
+from halu.vllm.submission import Submission, engine_input
+from halu.vlm import asking
 
 HALUS = ("worker_cls", "scheduler_cls")
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -46,7 +46,13 @@ class Aside:
 
     @classmethod
     def of(
-        cls, prompt: Prompt, policies: Sequence[AttentionPolicy] = (), **options: object
+        cls,
+        prompt: Prompt,
+        policies: Sequence[AttentionPolicy] = (),
+        *,
+        ends: frozenset[int] = frozenset(),
+        most: int = 1,
+        each: Callable[[Tensor], None] | None = None,
     ) -> "Aside":
         """An aside under these policies, which may record.
 
@@ -55,7 +61,7 @@ class Aside:
         """
         check_pixels(prompt)
         row = Row(Steered(prompt.layout, tuple(policies)), len(prompt.ids), prompt.next_position)
-        return cls(prompt, rows=[[row]], **options)  # type: ignore[arg-type]
+        return cls(prompt, ends, most, each, rows=[[row]])
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

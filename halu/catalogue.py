@@ -1,14 +1,13 @@
 """What there is to choose from: strategies, detectors, benchmarks, models."""
 
-from typing import Any, Literal
+from typing import Any
 
 from halu.errors import Unknown
 
-Kind = Literal["strategies", "detectors", "benchmarks", "models"]
-KINDS: tuple[Kind, ...] = ("strategies", "detectors", "benchmarks", "models")
+KINDS = ("strategies", "detectors", "benchmarks", "models")
 
 
-def available(kind: Kind) -> list[dict[str, Any]]:
+def available(kind: str) -> list[dict[str, Any]]:
     """Everything of one kind by name, as `halu list` prints it.
 
     Raises:

@@ -7,7 +7,7 @@ A model is recognised by its family and sizes, so that a local copy or a fine-tu
 from dataclasses import dataclass
 from typing import Literal
 
-from halu.calibration import store
+from halu import calibrated
 from halu.errors import Unsupported
 from halu.strategy import ModelFacts
 
@@ -44,7 +44,7 @@ def sinks(model: ModelFacts) -> Sinks:
     Raises:
         Unsupported: if nobody has published or calibrated them.
     """
-    own = store.load(model, "var")
+    own = calibrated.load(model, "var")
     if own is not None:
         return Sinks(tuple(own.params["dimensions"]), own.params["tau"], own.command)
     found = SINKS.get(model.shape)
@@ -107,7 +107,7 @@ def hallucination_heads(model: ModelFacts) -> Heads:
     Raises:
         Unsupported: if nobody has published or calibrated them.
     """
-    own = store.load(model, "adhh")
+    own = calibrated.load(model, "adhh")
     if own is not None:
         return Heads(tuple(tuple(pair) for pair in own.params["heads"]), own.command)
     found = HALLUCINATION_HEADS.get(model.shape)

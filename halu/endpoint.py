@@ -60,7 +60,7 @@ class Endpoint:
         """
         with self.plain_words():
             found = self._client.chat.completions.create(**sent)
-            found.choices[0].message  # noqa: B018  (other servers' JSON has no such thing)
+            found.choices[0].message  # noqa: B018  # other servers' JSON has no such thing
             return found
 
     def stream(self, **sent: Any) -> Iterator[Any]:

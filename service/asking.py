@@ -20,6 +20,7 @@ from halu.service.schema import (
     CompareRequest,
     Conversation,
     ImagePart,
+    TextPart,
 )
 from halu.service.settings import Settings
 from halu.service.shelf import Served
@@ -116,7 +117,9 @@ async def _asked(
     ]
     for draft in drafts:  # before pictures are opened for it
         choose(checked(Request, {**plain, **draft}, "field"))
-    addresses = [part.image_url for m in asked.messages for part in m.parts if _shows(part)]  # type: ignore[union-attr]
+    addresses = [
+        part.image_url for m in asked.messages for part in m.parts if isinstance(part, ImagePart)
+    ]
     images = await intake.open(addresses)
     messages = conversation(asked.messages, images)
     requests = [
@@ -190,17 +193,13 @@ def _sampling(asked: Conversation, settings: Settings) -> dict[str, Any]:
 
 def _check_size(messages: Sequence[ChatMessage], settings: Settings) -> None:
     _most("messages", len(messages), settings.max_messages)
-    texts = [part.text for m in messages for part in m.parts if not _shows(part)]  # type: ignore[union-attr]
+    texts = [part.text for m in messages for part in m.parts if isinstance(part, TextPart)]
     if sum(len(text) for text in texts) > settings.max_text:
         raise BadInput(
             f"The messages have more than {settings.max_text:,} characters.", param="messages"
         )
     if any(not message.parts for message in messages):
         raise BadInput("A message is empty.", param="messages")
-
-
-def _shows(part: object) -> bool:
-    return isinstance(part, ImagePart)
 
 
 def _one(field: str | None, suffix: str | None, header: str | None) -> str:

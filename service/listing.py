@@ -110,4 +110,4 @@ def _state(status: str, good: bool) -> JSONResponse:
 
 @cache
 def _listed(kind: str) -> list[dict[str, Any]]:
-    return available(kind)  # type: ignore[arg-type]
+    return available(kind)

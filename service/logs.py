@@ -50,7 +50,7 @@ def outline(error: BaseException) -> dict[str, Any]:
 class Silent(logging.StreamHandler[Any]):
     """A stream that may be full or gone; its troubles are nobody else's."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its base's name
         """Nothing: there is nowhere left to say it."""
 
 
@@ -60,7 +60,7 @@ def set_up(level: str, file: Path | None) -> None:
     Raises:
         BadInput: if the file cannot be written.
     """
-    try:
+    try:  # open till the end
         stream = open(file, "a", encoding="utf-8") if file else sys.stderr  # noqa: SIM115
     except OSError as error:
         raise BadInput(

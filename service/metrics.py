@@ -1,5 +1,7 @@
 """Counters and histograms for Prometheus, under the names that dashboards of such servers use."""
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -20,17 +22,17 @@ class Metrics:
         self.backend = backend
         self.registry = CollectorRegistry()
         self._strategies: set[str] = set()
-        own = {"registry": self.registry, "namespace": "halu"}
+        own: dict[str, Any] = {"registry": self.registry, "namespace": "halu"}
 
         def spread(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, about, LABELS, buckets=buckets, **own)  # type: ignore[arg-type]
+            return Histogram(name, about, LABELS, buckets=buckets, **own)
 
         def count(name: str, about: str, *labels: str) -> Counter:
-            return Counter(name, about, labels, **own)  # type: ignore[arg-type]
+            return Counter(name, about, labels, **own)
 
-        self.running = Gauge("num_requests_running", "Being decoded.", **own)  # type: ignore[arg-type]
-        self.waiting = Gauge("num_requests_waiting", "Waiting for their turn.", **own)  # type: ignore[arg-type]
-        self.rows = Gauge("num_rows", "Rows that running requests may take.", **own)  # type: ignore[arg-type]
+        self.running = Gauge("num_requests_running", "Being decoded.", **own)
+        self.waiting = Gauge("num_requests_waiting", "Waiting for their turn.", **own)
+        self.rows = Gauge("num_rows", "Rows that running requests may take.", **own)
         self.first_token = spread("time_to_first_token_seconds", "From arrival.", FIRST)
         self.each_token = spread("time_per_output_token_seconds", "Between tokens.", EACH)
         self.whole = spread("e2e_request_latency_seconds", "From arrival to the end.", WHOLE)
@@ -45,8 +47,8 @@ class Metrics:
         self.refusals = count("requests_refused", "By status.", "status")
         self.image_rejected = count("image_rejected", "By reason.", "reason")
         self.flagged = count("flagged_claims", "Findings.", "detector")
-        self.image_fetch = Histogram("image_fetch_seconds", "Remote pictures.", **own)  # type: ignore[arg-type]
-        self.detector = Histogram("detector_seconds", "Of detectors.", ("detector",), **own)  # type: ignore[arg-type]
+        self.image_fetch = Histogram("image_fetch_seconds", "Remote pictures.", **own)
+        self.detector = Histogram("detector_seconds", "Of detectors.", ("detector",), **own)
 
     def labels(self, model: str, strategy: str) -> dict[str, str]:
         """The labels of a request; strategies beyond a bound are "other"."""

@@ -105,6 +105,6 @@ seen: set[str] = set()
 launched = JITFunction.run
 
 if __name__ == "__main__":
-    driver.set_active(Absent(int(sys.argv[1])))  # type: ignore[arg-type]
-    JITFunction.run = compiled  # type: ignore[method-assign,assignment]
+    driver.set_active(Absent(int(sys.argv[1])))
+    JITFunction.run = compiled
     main()

@@ -96,7 +96,7 @@ class Case:
             scale=self.scale,
             mask=self.mask,
             score_map=self.score_map,
-            impl=impl,  # type: ignore[arg-type]
+            impl=impl,
         )
 
     def oracle(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from halu import calibration, constants
+from halu import calibrated, calibration, constants
 from halu.attention.steered import Steered
-from halu.calibration import influence, labelled, profile, sinks, store
+from halu.calibration import influence, labelled, profile, sinks
 from halu.constants import hallucination_heads
 from halu.constants import sinks as known_sinks
 from halu.engine import Local, load
@@ -137,18 +137,18 @@ def test_what_is_kept_is_used(tiny: Local, monkeypatch: pytest.MonkeyPatch) -> N
         ("adhh", {"heads": [[0, 1], [3, 2]]}),
         ("var", {"dimensions": [7, 9], "tau": 1.5}),
     ):
-        found = store.Calibration(
+        found = calibrated.Calibration(
             model="tiny-llava", shape=facts.shape, strategy=strategy, params=params,
             pictures="3 pictures", command="halu calibrate tiny-llava adhh",
         )  # fmt: skip
         assert calibration.keep(found, facts).is_file()
-        assert store.load(facts, strategy) == found
+        assert calibrated.load(facts, strategy) == found
     assert hallucination_heads(facts).pairs == ((0, 1), (3, 2))
     assert (known_sinks(facts).dimensions, known_sinks(facts).tau) == ((7, 9), 1.5)
     assert before.dimensions != (7, 9)
     picture = labelled.scenes(1)[0].picture
     assert tiny.ask(picture, "Is there a dog?", strategy="adhh", max_new_tokens=2).text
-    store.path(facts, "adhh").write_text('{"model": 3}')
+    calibrated.path(facts, "adhh").write_text('{"model": 3}')
     with pytest.raises(Failed, match=r"damaged.*halu calibrate"):
         hallucination_heads(facts)
 

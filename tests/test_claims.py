@@ -14,7 +14,7 @@ CHAIR = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "eva
 
 def told(text: str, question: str = "", vocabulary: str = "coco") -> list[tuple[str, str, str]]:
     """Kind, claim, and the words that make it."""
-    found = claims(text, question, vocabulary)  # type: ignore[arg-type]
+    found = claims(text, question, vocabulary)
     return [(one.kind, one.said, text[one.start : one.stop]) for one in found]
 
 

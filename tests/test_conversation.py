@@ -16,7 +16,7 @@ def turn(role: str, *parts: str | Image.Image) -> Message:
     content: tuple[Part, ...] = tuple(
         Text(text=part) if isinstance(part, str) else Picture(image=part) for part in parts
     )
-    return Message(role=role, content=content)  # type: ignore[arg-type]
+    return Message(role=role, content=content)
 
 
 def read(messages: tuple[Message, ...]) -> list[list[str | Image.Image]]:

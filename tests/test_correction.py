@@ -154,7 +154,7 @@ def test_a_forbidden_object_is_avoided(vlm: VLM, pictures: list[Image.Image]) ->
     for image in pictures[:3]:
         plain = vlm.ask(image, PROMPT, max_new_tokens=60)
         first = next(one.subject for one in claims(plain.text) if one.kind == "object")
-        with saying(lambda subject, first=first: float(subject == first)):  # type: ignore[misc]
+        with saying(lambda subject, first=first: float(subject == first)):
             mine = vlm.ask(
                 image, PROMPT, strategy="sentinel", params=SAYS, max_new_tokens=60, seed=4
             )
@@ -481,7 +481,7 @@ def corrected(
         request = asking(Image.new("RGB", (40, 40)), question)
 
     params = Woodpecker.Params(corrector="rules" if reply is None else "model")
-    correct = Corrector(Ctx(), params, [Cats()])  # type: ignore[arg-type]
+    correct = Corrector(Ctx(), params, [Cats()])
     monkeypatch.setattr(Corrector, "_rewritten", lambda *_: reply)
     return correct(text)
 

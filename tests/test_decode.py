@@ -417,7 +417,7 @@ def test_words_that_look_like_an_image_token_are_refused_or_are_words(
     try:
         answer = vlm.ask(image, f"What is {token} here?", max_new_tokens=2)
     except BadInput as error:
-        assert token in str(error)  # noqa: PT017
+        assert token in str(error)  # noqa: PT017  # an answer is as good
     else:
         plain = vlm.ask(image, "What is here?", max_new_tokens=2)
         assert answer.usage.image_tokens == plain.usage.image_tokens

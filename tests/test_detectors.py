@@ -128,7 +128,7 @@ def test_detectors_are_chosen_by_name() -> None:
     assert chosen([clip]) == (clip,)
     for wrong, error in ((["clp"], Unknown), (["clip", "clip"], BadInput), ("clip", BadInput)):
         with pytest.raises(error):
-            chosen(wrong)  # type: ignore[arg-type]
+            chosen(wrong)
 
 
 def test_evidence_is_asked_for_where_it_is_read(vlm: VLM, scene: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""The house keeps its own rules: import arrows, sizes, names; and the README tells the truth."""
+"""The house keeps its own rules: import arrows, names; and the README tells the truth."""
 
 import ast
 import re
@@ -6,22 +6,13 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
+from arrows import PACKAGES, ROOT, code_files, imports, modules, within
+from shape import SCRIPTS
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PACKAGES = {
-    "halu": "halu",
-    "decoders": "halu.decoders",
-    "detectors": "halu.detectors",
-    "eval": "halu.eval",
-    "service": "halu.service",
-}
-SCRIPTS = ("tools", "examples", "benchmarks")
-
 # What each part may import of halu, besides itself. The longest prefix that fits a module counts.
 MAY_IMPORT = {
     "halu.errors": "",
@@ -67,51 +58,8 @@ ONLY_IN = {
 }
 WITHOUT_TORCH = ("halu.types", "halu.errors", "halu.registry", "halu.scenes", "halu.eval")
 
-FILE_LINES = 300
-KERNEL_LINES = 350
-FUNCTION_LINES = 60
 NAMES_THAT_SAY_NOTHING = {"base", "common", "helper", "helpers", "misc", "util", "utils"}
 CLASSES_THAT_SAY_NOTHING = ("Helper", "Helpers", "Manager", "Util", "Utils")
-
-
-@dataclass(frozen=True)
-class Import:
-    """One imported name: the module (or a name in it), and where the import stands."""
-
-    target: str
-    line: int
-
-
-def code_files(*folders: str) -> list[Path]:
-    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-
-
-def module_name(path: Path) -> str:
-    top, *rest = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join([PACKAGES[top], *rest]).removesuffix(".__init__")
-
-
-@cache
-def modules() -> dict[str, Path]:
-    """Every module of halu by its installed name."""
-    return {module_name(path): path for path in code_files(*PACKAGES)}
-
-
-@cache
-def imports(path: Path) -> list[Import]:
-    """What a file imports, inside functions too; `from a import b` counts as a.b."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [Import(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            found += [Import(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
-    return found
-
-
-def within(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")
 
 
 def against_the_arrows(name: str, target: str) -> str:
@@ -154,23 +102,6 @@ def test_a_strategy_is_one_file() -> None:
     for path in code_files("decoders"):
         siblings = [i.target for i in imports(path) if within(i.target, "halu.decoders")]
         assert not siblings, f"{path.name} imports {siblings}"
-
-
-def test_files_and_functions_stay_small() -> None:
-    told = []
-    for path in code_files(*PACKAGES, *SCRIPTS):
-        text = path.read_text(encoding="utf-8")
-        lines = len(text.splitlines())
-        limit = KERNEL_LINES if "triton" in path.parts else FILE_LINES
-        if lines > limit:
-            told.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {limit}")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                length = (node.end_lineno or node.lineno) - node.lineno + 1
-                if length > FUNCTION_LINES:
-                    where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                    told.append(f"{where}: {node.name} {length} lines, at most {FUNCTION_LINES}")
-    assert not told, "\n".join(told)
 
 
 def test_names_say_what_a_thing_is() -> None:
@@ -252,7 +183,7 @@ def test_the_commands_in_the_readme_exist() -> None:
 
     from halu.cli import app
 
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = typer.main.get_command(app).commands
     shown = [shlex.split(line, comments=True) for line in commands() if line.startswith("halu ")]
     assert shown, "the README shows no command"
     for words in shown:

@@ -94,7 +94,7 @@ def test_nobody_there() -> None:
 
 
 def test_not_a_chat_completion(bench: Bench) -> None:
-    bench.answer = lambda sent, key: (200, b'{"choices": []}')  # type: ignore[method-assign]
+    bench.answer = lambda sent, key: (200, b'{"choices": []}')
     with pytest.raises(Failed, match="something else than a chat completion"):
         Judge(bench.url, "m").ask("abc")
 

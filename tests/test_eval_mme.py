@@ -226,7 +226,7 @@ def test_totals_resample_pictures_of_several_tasks_together(tmp_path: Path) -> N
     def half(request: Request) -> str:
         part = request.messages[-1].content[0]
         assert part.type == "image"
-        red = part.image.getpixel((0, 0))[0]  # type: ignore[index]
+        red = part.image.getpixel((0, 0))[0]
         question = request.messages[-1].content[-1]
         assert question.type == "text"
         return "No" if red % 2 and "No" in question.text else "Yes"

@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from halu.eval.plan import Arm, Plan, Source
 from halu.eval.played import playing
 from halu.eval.report import report
 from halu.eval.run import run
-from halu.eval.store import Row, read_rows
+from halu.eval.store import read_rows
 from halu.types import Request
 
 
@@ -210,6 +209,6 @@ def test_letters_say_what_an_answer_is(
     folder: Path, base: float, value: float | None, letter: str
 ) -> None:
     row = read_rows(folder)[0]
-    change: Callable[[float | None], Row] = lambda v: row.model_copy(update={"value": v})  # noqa: E731
-    assert packing.state(change(base), change(value)) == letter
-    assert packing.state(change(base), None) == "-"
+    before, after = (row.model_copy(update={"value": each}) for each in (base, value))
+    assert packing.state(before, after) == letter
+    assert packing.state(before, None) == "-"

@@ -196,7 +196,7 @@ def test_known_answers_are_not_asked_for(tmp_path: Path) -> None:
         run(plan(), played(yes), tmp_path / "first", cache=cache)
         assert cache.found == 0
     with Cache(tmp_path / "answers.db") as cache:
-        run(plan(), played(lambda request: 1 / 0), tmp_path / "second", cache=cache)  # type: ignore[arg-type,return-value]
+        run(plan(), played(lambda request: 1 / 0), tmp_path / "second", cache=cache)
         assert cache.found == len(read_rows(tmp_path / "second"))
     first, second = (read_rows(tmp_path / name) for name in ("first", "second"))
     assert [row.answer for row in first] == [row.answer for row in second]
@@ -205,7 +205,7 @@ def test_known_answers_are_not_asked_for(tmp_path: Path) -> None:
     costs = [r.cost for r in summarise(read_manifest(tmp_path / "second"), second).results]
     assert {cost.seconds_per_sample for cost in costs} == {None}
     with Cache(tmp_path / "answers.db") as cache, pytest.raises(ZeroDivisionError):
-        run(plan(seed=1), played(lambda request: 1 / 0), tmp_path / "third", cache=cache)  # type: ignore[arg-type,return-value]
+        run(plan(seed=1), played(lambda request: 1 / 0), tmp_path / "third", cache=cache)
 
 
 def asked(picture: Any, **changes: Any) -> Request:

@@ -26,7 +26,7 @@ BEST = 1.3
 
 def reply(request: Request) -> str:
     """Say yes the more often, the nearer alpha is to the best value."""
-    told = request.messages[-1].content[-1].text  # type: ignore[union-attr]
+    told = request.messages[-1].content[-1].text
     chance = hashlib.sha256(told.encode()).digest()[0] / 255
     alpha = request.params.get("alpha", 1.0) if request.strategy == "vcd" else 0.0
     return "Yes" if chance < 1 - abs(alpha - BEST) / 2 else "No"

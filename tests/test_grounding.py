@@ -312,7 +312,7 @@ def test_boxes_of_a_phrase(tmp_path: Path, picture: Any) -> None:
 def test_dino_spots_each_phrase_where_it_is_part_of_a_label(tmp_path: Path, picture: Any) -> None:
     dino(tmp_path)
     finder, image = open_finder(str(tmp_path)), picture(90, 60)
-    labelled = finder._labelled(image, "red dog. cat. zebra", 0.0, 0.0)  # type: ignore[attr-defined]
+    labelled = finder._labelled(image, "red dog. cat. zebra", 0.0, 0.0)
     found = finder.spot(image, ["Dog", "cat", "zebra"], 0.0)
     assert found[2] is None  # its tokenizer knows no zebra
     for own in found[:2]:
@@ -398,7 +398,7 @@ def test_owl_spots_phrases(tmp_path: Path, picture: Any, monkeypatch: pytest.Mon
 
 def test_built_in_finders_see_the_built_in_world() -> None:
     for kind in ("tiny-llava", "tiny-qwen"):
-        finder, right, boxes = open_finder(None, kind), 0, []  # type: ignore[arg-type]
+        finder, right, boxes = open_finder(None, kind), 0, []
         for seed in range(10):
             scene = draw(seed, split="test")
             image, side = Image.fromarray(scene.image), scene.image.shape[0]

@@ -84,7 +84,7 @@ def spoil(job: Job, where: str) -> None:
     elif where == "search":
         job.search = BrokenSearch()
     elif where == "text":
-        job.said.say = broken_text  # type: ignore[method-assign]
+        job.said.say = broken_text
     else:
         row = job.rows[0][0]
         row.steering = Steered(row.steering.layout, (Failing(row.steering.layout, where),))

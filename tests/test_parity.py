@@ -66,7 +66,7 @@ class Stub:
 
 
 def plan_of(name: str, ctx: Stub | None = None, **params: Any) -> Plan:
-    return strategies.get(name).configured(params).plan(ctx or Stub())  # type: ignore[arg-type]
+    return strategies.get(name).configured(params).plan(ctx or Stub())
 
 
 def combined(plan: Plan, z: Tensor, z_alt: Tensor, index: int = 0) -> Tensor:
@@ -298,7 +298,7 @@ def test_a_constant_added_to_a_row_changes_nothing(name: str, constant: float) -
 
 def test_the_sum_of_two_rules_is_the_designs() -> None:
     """ICD's golden row: a z' and a z'' contrast added, one cutoff."""
-    rule = plan_of("vcd").rule + plan_of("vcd").rule  # type: ignore[operator]
+    rule = plan_of("vcd").rule + plan_of("vcd").rule
     assert_close(rule(Step(0, {"main": Z, "ruined": Z1}, [])), torch.tensor([4.0, 0, 0, NO]), 1e-6)
     alone = torch.tensor([0.5, 0.5, 1, 0])
     both = Z + (Z - Z1) + (Z - alone)

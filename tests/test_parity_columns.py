@@ -381,7 +381,7 @@ def test_whole_models(
     maps = edited(name, mine.answer.strategy.params, main, 4)
     fed = mine.steps[-1].tokens
     monkeypatch.setattr(oracles, "_attend", attend)
-    rows = oracles.oracle_rows(model, main, fed, maps)  # type: ignore[arg-type]
+    rows = oracles.oracle_rows(model, main, fed, maps)
     for step, row in zip(mine.steps, rows, strict=True):
         assert (step.main - row).abs().max() < 2e-4
     gap = (full_rows(model, main, fed) - rows).abs().max()
@@ -406,7 +406,7 @@ def test_hypotheses_do_not_look_for_each_other(
     monkeypatch.setattr(oracles, "_attend", attend)
     assert len({tuple(step.tokens) for step in mine.steps}) > 5
     for step in mine.steps:
-        row = oracles.oracle_rows(stock("llava"), main, step.tokens, maps)[-1]  # type: ignore[arg-type]
+        row = oracles.oracle_rows(stock("llava"), main, step.tokens, maps)[-1]
         assert (step.main - row).abs().max() < 2e-4
 
 

@@ -198,7 +198,7 @@ def test_agla_loop_as_released(case: dict[str, Any]) -> None:
 
 def request(image: Any, strategy: str, params: dict[str, Any] | None = None, **own: Any) -> Request:
     text = own.pop("text", "Is there a dog in the image?")
-    return asking(image, text, strategy=strategy, params=params or {}, **own)  # type: ignore[arg-type]
+    return asking(image, text, strategy=strategy, params=params or {}, **own)
 
 
 @on_two_families
@@ -503,7 +503,7 @@ class Named:
 def searched(script: Script, named: Named, tokens: Sequence[int], **params: Any) -> list[int]:
     """What the search makes of a model that always says these tokens, by their place."""
     own = halc.HALC.Params(boxes="grounding-dino", **params)
-    made: Any = halc.Corrected(script, own, named, named)  # type: ignore[arg-type]
+    made: Any = halc.Corrected(script, own, named, named)
     search = made.start(Sampling(), frozenset([0]), ())
     said: list[int] = []
     for _ in range(40):
@@ -569,7 +569,7 @@ def test_halc_skips_words_at_random_as_the_release_does() -> None:
         script = Script([2] * 100)
         tokens = [1, *[2, 4] * 100, 0]
         own = halc.HALC.Params(boxes="grounding-dino", **params)
-        made: Any = halc.Corrected(script, own, Named([BOX]), Named([BOX]))  # type: ignore[arg-type]
+        made: Any = halc.Corrected(script, own, Named([BOX]), Named([BOX]))
         search, said = made.start(Sampling(), frozenset([0]), ()), []
         for token in tokens:
             (choice,) = search.advance(torch.eye(10)[token][None], [said])

@@ -680,7 +680,7 @@ def test_other_policies_keep_their_rows_where_heads_are_lent() -> None:
     x = (q[:, :1] @ k[:, :1].transpose(-1, -2) * 0.5).expand(1, 4, 9, 9)
     raised = torch.where(labels == 1, x + 0.5 * x.abs(), x)
     for rows, first in (("last", 8), ("after_image", 5), ("decode", 9)):
-        boost = Boost(labels, [0.5], range(1), rows)  # type: ignore[arg-type]
+        boost = Boost(labels, [0.5], range(1), rows)
         row = Steered(prompt.layout, (Lent(), boost), Trace(prompt.layout))
         steering = Steering([row], [9], prefill=True)
         found = steering.attend(0, q, k, eye, 0.5, lambda _: eye.clone())

@@ -342,7 +342,7 @@ def test_each_picture_has_its_own_words(family: str, adapter: Any, picture: Any)
 
 def request(picture: Any, strategy: str, params: dict[str, Any] | None = None) -> Request:
     own: dict[str, Any] = {"strategy": strategy, "params": params, "max_new_tokens": 5}
-    return asking(picture(90, 60, seed=3), "Is there a dog?", **own)  # type: ignore[arg-type]
+    return asking(picture(90, 60, seed=3), "Is there a dog?", **own)
 
 
 @dataclass
@@ -601,7 +601,7 @@ def test_glc_reaches_something(adapter: Any, stock: Any, picture: Any) -> None:
     """The oracle above is not satisfied by doing nothing: regions, layers and rows differ."""
     chosen, regions = set(), set()
     for seed in range(4):
-        asked = asking(  # type: ignore[arg-type]
+        asked = asking(
             picture(90, 60, seed=seed),
             "Is there a dog?",
             strategy="glc",

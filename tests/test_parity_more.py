@@ -334,7 +334,7 @@ def told(words: str = "What is it?") -> Any:
 
 def sum_of_rules(alpha: float, beta: float) -> Any:
     icd, vcd = (plan_of(name, told(), alpha=alpha, beta=beta).rule for name in ("icd", "vcd"))
-    return icd + vcd  # type: ignore[operator]
+    return icd + vcd
 
 
 def test_icd_and_vcd_golden_row() -> None:
@@ -372,7 +372,7 @@ def request(picture: Any, strategy: str, params: dict[str, Any] | None = None) -
     text = "Is there a dog in the image?"
     image = picture(90, 60, seed=3)
     own: dict[str, Any] = {"strategy": strategy, "params": params, "max_new_tokens": 5}
-    return asking(image, text, **own)  # type: ignore[arg-type]
+    return asking(image, text, **own)
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -454,7 +454,7 @@ def test_whole_models(
     maps = edited(name, mine.answer.strategy.params, main, 4)
     fed = mine.steps[-1].tokens
     monkeypatch.setattr(oracles, "_attend", attend)
-    rows = oracles.oracle_rows(model, main, fed, maps)  # type: ignore[arg-type]
+    rows = oracles.oracle_rows(model, main, fed, maps)
     for step, row in zip(mine.steps, rows, strict=True):
         assert (step.main - row).abs().max() < 2e-4
     gap = (full_rows(model, main, fed) - rows).abs().max()
@@ -498,4 +498,4 @@ def test_icd_under_enable_is_refused() -> None:
     from halu.host import HostContext
 
     with pytest.raises(Unsupported, match="rewrites the conversation"):
-        HostContext.encode(None, ())  # type: ignore[arg-type]
+        HostContext.encode(None, ())

@@ -62,9 +62,7 @@ def request(
     **own: Any,
 ) -> Request:
     image = picture(90, 60, seed=3)
-    return asking(  # type: ignore[arg-type]
-        image, text, strategy=strategy, params=params, **({"max_new_tokens": 4} | own)
-    )
+    return asking(image, text, strategy=strategy, params=params, **({"max_new_tokens": 4} | own))
 
 
 class Asker(Stub):
@@ -272,7 +270,7 @@ def looking(maps: dict[str, Tensor], layers: Sequence[int]) -> Callable[..., Sai
         return Said((0,) * len(own), "")
 
     looked: list[Any] = []
-    speak.looked = looked  # type: ignore[attr-defined]
+    speak.looked = looked
     return speak
 
 
@@ -302,7 +300,7 @@ def test_carve(case: dict[str, Any]) -> None:
         "regions_by": NAMES[p["strategy"]],
     }
     plan_of("carve", ctx, **own)
-    query, general = ctx.speak.looked  # type: ignore[attr-defined]
+    query, general = ctx.speak.looked
     heat = stretched(
         contrast(query.heats(0), general.heats(0), p["lam"], p["step_mode"]), image.size
     )
@@ -371,7 +369,7 @@ def test_carve_prompts() -> None:
     maps = torch.full((2, 28, 8), 0.1)
     ctx.speak = looking({"query": maps, "general": maps}, ())
     plan = plan_of("carve", ctx)
-    assert ctx.speak.looked[0].layers == list(range(20, 26))  # type: ignore[attr-defined]
+    assert ctx.speak.looked[0].layers == list(range(20, 26))
     assert question_of(ctx.asked["query"]["messages"]) == (
         "Why? Answer the question using a single word or phrase."
     )
@@ -494,8 +492,8 @@ def test_carve_refines_each_picture_in_its_place(adapter: Any, picture: Any) -> 
     (message,) = plan.main.messages or ()
     kinds = [type(part) for part in message.content]
     assert kinds == [Picture, Picture, Text, Picture, Picture, Text]
-    assert shown((message,))[0] == content[0].image  # type: ignore[union-attr]
-    assert shown((message,))[2] == content[2].image  # type: ignore[union-attr]
+    assert shown((message,))[0] == content[0].image
+    assert shown((message,))[2] == content[2].image
 
 
 def test_carve_without_scipy_says_what_to_install(

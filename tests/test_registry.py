@@ -26,7 +26,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         for module, text in modules.items():
             (folder / f"{module}.py").write_text(text)
         found: Registry[Any] = Registry("thing", name, "halu.test_things")
-        monkeypatch.setitem(sys.modules, "shared_registry", found)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "shared_registry", found)
         return found
 
     return made

@@ -132,7 +132,7 @@ def test_a_busy_server_is_asked_again(vlm: VLM, server: Server) -> None:
 
 def test_nobody_there() -> None:
     vlm = halu.load("m", backend="http://127.0.0.1:9/v1")
-    vlm.endpoint._client = vlm.endpoint._client.with_options(max_retries=0)  # type: ignore[attr-defined]
+    vlm.endpoint._client = vlm.endpoint._client.with_options(max_retries=0)
     with pytest.raises(Failed, match="does not answer"):
         vlm.generate([asking(None, "hello")])
 

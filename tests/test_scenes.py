@@ -54,7 +54,7 @@ def test_a_seed_always_gives_the_same_scene(size: int) -> None:
 
 def test_draw_refuses_what_it_cannot_draw() -> None:
     with pytest.raises(BadInput, match="no split 'dev'"):
-        draw(0, "dev")  # type: ignore[arg-type]
+        draw(0, "dev")
     with pytest.raises(BadInput, match="20 pixels"):
         draw(0, "train", 20)
     assert draw(0, "train", 113).image.shape == (113, 113, 3)

@@ -9,8 +9,8 @@ import pytest
 
 httpx2 = pytest.importorskip("httpx2")
 
-from halu.service.fetch import HOPS, Fetch, Policy, is_public  # noqa: E402
-from halu.service.refusals import BadAddress, FetchFailed  # noqa: E402
+from halu.service.fetch import HOPS, Fetch, Policy, is_public
+from halu.service.refusals import BadAddress, FetchFailed
 
 PUBLIC = Policy(public=True)
 LISTED = Policy(hosts=("images.example", "cdn.example:8443"))

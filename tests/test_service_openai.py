@@ -9,7 +9,7 @@ import pytest
 
 openai = pytest.importorskip("openai")
 
-from live import chat, live, uri  # noqa: E402
+from live import chat, live, uri
 
 QUESTION = "Is there a dog in the image?"
 DESCRIBE = "Please describe this image in detail."

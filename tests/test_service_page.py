@@ -18,10 +18,10 @@ from PIL import Image
 pytest.importorskip("prometheus_client")
 playwright = pytest.importorskip("playwright.sync_api")
 
-from live import chat, live, until  # noqa: E402
+from live import chat, live, until
 
-from halu.service.keys import new_key  # noqa: E402
-from halu.service.page import STATIC  # noqa: E402
+from halu.service.keys import new_key
+from halu.service.page import STATIC
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIBE = "Please describe this image in detail."

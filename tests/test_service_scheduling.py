@@ -81,7 +81,7 @@ class Slow:
             return step(*args)
 
         runner.step = slow
-        vlm.adapter.ends  # noqa: B018
+        vlm.adapter.ends  # noqa: B018  # read once, kept since
         return vlm
 
 

@@ -11,7 +11,7 @@ import pytest
 schemathesis = pytest.importorskip("schemathesis")
 pytest.importorskip("prometheus_client")
 
-from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import HealthCheck, given, settings
 
 EXAMPLES = int(os.environ.get("HALU_EXAMPLES", "6"))
 CHECKS = (

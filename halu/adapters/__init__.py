@@ -4,10 +4,10 @@ from halu import torchvision_shim
 
 torchvision_shim.apply()
 
-import transformers  # noqa: E402
+import transformers
 
-from halu.adapters.adapter import Adapter  # noqa: E402
-from halu.adapters.loading import (  # noqa: E402
+from halu.adapters.adapter import Adapter
+from halu.adapters.loading import (
     bare_adapter,
     folder_of,
     load_adapter,

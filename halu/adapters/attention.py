@@ -6,7 +6,7 @@ registered under the same name, because transformers silently drops the causal m
 implementation that has none.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def attend(
         return _stock(module, q, k, v, mask, **kwargs).transpose(1, 2)
 
     scale: float = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer = cast(int, module.layer_idx)
     return halu.attend(layer, query, key, value, scale, plain).transpose(1, 2), None
 
 

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache
 ROOM = 64
 
 
-class RowCache(Cache):  # type: ignore[misc]
+class RowCache(Cache):  # type: ignore[misc]  # transformers has no types here
     """Rows of keys and values for all layers; `target` says which rows and slots the current
     forward fills.
     """

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from halu.errors import BadInput, Unsupported
 
 if TYPE_CHECKING:
+    from halu.calibrated import Calibration
     from halu.calibration.labelled import Tell
-    from halu.calibration.store import Calibration
     from halu.engine import Local
     from halu.strategy import ModelFacts
 
@@ -67,8 +67,8 @@ def calibrate(
         BadInput: for data that cannot be used.
         Failed: if nothing can be found in it.
     """
+    from halu.calibrated import Calibration
     from halu.calibration import influence, labelled, profile, sinks
-    from halu.calibration.store import Calibration
 
     source.check(strategy)
     where = source.images or source.data or "built-in scenes"
@@ -101,6 +101,6 @@ def calibrate(
 
 def keep(found: Calibration, model: ModelFacts) -> Path:
     """Store a calibration where strategies look for it."""
-    from halu.calibration import store
+    from halu import calibrated
 
-    return store.save(found, model)
+    return calibrated.save(found, model)

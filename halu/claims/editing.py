@@ -36,7 +36,7 @@ _NOT_VERBS = frozenset(
     and with near next on in at of by to from under over behind above below beneath against along
     around through between beside while that who which or together can could may might will would
     into onto inside outside there here seen shown made
-    """.split()  # noqa: SIM905
+    """.split()
 )
 """Words after objects that say nothing of how many they are."""
 _THERE = re.compile(r"\b([Tt]here) (is|are)( also)? (\w+)")

@@ -17,7 +17,7 @@ _NOT_THINGS = frozenset(
     setting environment position addition angle appearance arrangement style shade lot bit kind
     type sort sense feeling focus detail presence order use top bottom bunch location overview
     composition depiction interaction conversation attention event experience impression
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _LONGEST_NAME = 3
 """Most nouns in a row that name one thing."""

@@ -11,7 +11,7 @@ ENGLISH = frozenset(
     """
     the a an is are was were of and with there this that it its his her their in on at to by for
     from has have which while near next some several two three yes no not can be
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _FOREIGN = frozenset(
     """
@@ -20,7 +20,7 @@ _FOREIGN = frozenset(
     en una unos es está están hay por para que dos del o os um uma e é são com na não em dois di
     che gli lo sono per nella del della non due het een en zijn van op met niet och ett det på
     är i na w z się jest są nie и в на с не это
-    """.split()  # noqa: SIM905
+    """.split()
 ) - {"i", "a"}
 
 

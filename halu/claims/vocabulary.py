@@ -11,12 +11,12 @@ COLORS = frozenset(
     """
     red orange yellow green blue purple pink brown black white gray grey golden silver beige
     turquoise violet tan
-    """.split()  # noqa: SIM905
+    """.split()
 )
 NUMBERS = {
     word: number
     for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+        "zero one two three four five six seven eight nine ten eleven twelve".split()
     )
 }
 NUMBERS["twenty"] = 20

@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-from halu.cli import (  # noqa: E402
+from halu.cli import (
     ask,
     bench,
     calibrate,

@@ -16,7 +16,7 @@ def list_(
 
     Example: halu list strategies
     """
-    entries = available(kind)  # type: ignore[arg-type]
+    entries = available(kind)
     if as_json:
         print(json.dumps(entries, indent=2))
         return

@@ -21,8 +21,8 @@ from halu.grounding.squares import normalized
 
 torchvision_shim.apply()
 
-import transformers  # noqa: E402
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD  # noqa: E402
+import transformers
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 PUBLISHED = "Salesforce/blip-itm-large-coco"
 LAYER = 6

@@ -25,7 +25,7 @@ from halu.grounding.squares import normalized, place
 
 torchvision_shim.apply()
 
-import open_clip  # noqa: E402
+import open_clip
 
 BLOCKS = 2
 

@@ -12,7 +12,7 @@ from halu.grounding.checkpoint import named, opened
 
 torchvision_shim.apply()
 
-import transformers  # noqa: E402
+import transformers
 
 PUBLISHED = "IDEA-Research/grounding-dino-tiny"
 TEXT = 0.25

@@ -41,14 +41,14 @@ _NOT_NOUNS = frozenset(
     slight small smooth soft square left right strong sunny sweet tall tan thick thin tiny
     typical urban vibrant warm wet white wide wild wooden yellow young ago ahead almost already
     always apart far forward never overall somewhat soon still
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _NOUNS = frozenset(
     """
     building ceiling clothing painting drawing railing ring king string wing thing evening morning
     wedding bedding pudding dressing swing lightning pendulum bed seed shed sled weed speed
     belly bully butterfly family fly jelly lily lorry trolley
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 

@@ -12,7 +12,7 @@ from halu.grounding.checkpoint import named, opened
 
 torchvision_shim.apply()
 
-import transformers  # noqa: E402
+import transformers
 
 PUBLISHED = "google/owlv2-base-patch16-ensemble"
 PROMPT = "a photo of a {}"

@@ -25,10 +25,10 @@ from halu.grounding.squares import place, stretched
 
 torchvision_shim.apply()
 
-import transformers  # noqa: E402
+import transformers
 
-from halu.grounding.towers import clip_patches, qwen_patches  # noqa: E402
-from halu.scenes import NAMES  # noqa: E402
+from halu.grounding.towers import clip_patches, qwen_patches
+from halu.scenes import NAMES
 
 SIDES = {"tiny-llava": 112, "tiny-qwen": 168}
 """Pixels along a side of what each model's tower sees."""

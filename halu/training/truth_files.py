@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def _row(scene: Scene) -> list[object]:
     return [scene.seed, scene.split, scene.theme, things, prints, scene.distractors]
 
 
-def _scene(row: list, side: int) -> Scene:  # type: ignore[type-arg]
+def _scene(row: list[Any], side: int) -> Scene:
     seed, split, theme, things, prints, distractors = row
     return Scene(
         seed=seed,

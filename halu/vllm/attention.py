@@ -20,7 +20,7 @@ from halu.vllm.table import Table
 PATH = "halu.vllm.attention.SteeredBackend"
 
 
-class SteeredImpl(CPUAttentionBackendImpl):  # type: ignore[misc]
+class SteeredImpl(CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no types here
     """Attention of one layer.
 
     Attributes:
@@ -70,7 +70,7 @@ class SteeredImpl(CPUAttentionBackendImpl):  # type: ignore[misc]
         return out
 
 
-class SteeredBackend(CPUAttentionBackend):  # type: ignore[misc]
+class SteeredBackend(CPUAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
     """The CPU backend under its own name."""
 
     @staticmethod

@@ -140,7 +140,7 @@ def planned(
 
     def make() -> Steered:
         for context in contexts:
-            context.making = True  # type: ignore[attr-defined]
+            context.making = True  # type: ignore[attr-defined]  # an EngineContext
         return Steered(prompt.layout, steered(plan, own)(), None, taps)
 
     return plan, make

@@ -24,7 +24,7 @@ STALLED = 2
 """Steps with nothing but dropped rows after which halves make room."""
 
 
-class Coupled(Scheduler):  # type: ignore[misc]
+class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
     """vLLM's scheduler, branches admitted together."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

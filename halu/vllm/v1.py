@@ -27,7 +27,7 @@ from halu.vllm.plugin import check_config, check_runner
 from halu.vllm.table import Rows, Table
 
 
-class Runner(CPUModelRunner):  # type: ignore[misc]
+class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM has no types here
     """vLLM's runner, with a plan for each request that asks for one."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
@@ -128,7 +128,7 @@ class Runner(CPUModelRunner):  # type: ignore[misc]
         return found
 
 
-class Worker(CPUWorker):  # type: ignore[misc]
+class Worker(CPUWorker):  # type: ignore[misc]  # vLLM has no types here
     """vLLM's CPU worker with halu's runner."""
 
     def init_device(self) -> None:

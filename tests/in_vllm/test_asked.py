@@ -92,7 +92,7 @@ def test_an_adapter_without_weights_makes_the_same_prompts(picture: Any) -> None
     from halu.vlm import asking
 
     for name in ("tiny-llava", "tiny-qwen"):
-        whole, bare = halu.load(name).adapter, bare_adapter(name)  # type: ignore[attr-defined]
+        whole, bare = halu.load(name).adapter, bare_adapter(name)
         messages = asking(picture(), "What is this?").messages
         one, other = whole.encode(messages), bare.encode(messages)
         assert one.ids == other.ids

@@ -13,7 +13,6 @@ import io
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import TypeVar
 
 from hypothesis import HealthCheck, Phase, given, settings

@@ -60,7 +60,8 @@ def set_up(level: str, file: Path | None) -> None:
     Raises:
         BadInput: if the file cannot be written.
     """
-    try:  # open till the end
+    try:
+        # open till the end
         stream = open(file, "a", encoding="utf-8") if file else sys.stderr  # noqa: SIM115
     except OSError as error:
         raise BadInput(

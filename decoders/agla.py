@@ -119,7 +119,7 @@ def enlarged(found: Heatmap, side: int) -> Heatmap:
     try:
         from scipy import ndimage
     except ModuleNotFoundError as error:
-        raise Unavailable("Strategy 'agla' needs scipy.", hint="Install halu[clip].") from error
+        raise Unavailable.without("clip", "Strategy 'agla' needs scipy.") from error
     low = np.asarray(found - found.min(), dtype=np.float32)
     if not low.any():
         return np.zeros((side, side), dtype=np.float32)

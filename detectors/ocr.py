@@ -143,7 +143,7 @@ def _reader() -> Any:
     try:
         from rapidocr import RapidOCR
     except ModuleNotFoundError as error:
-        raise Unavailable(
-            f"Detector 'ocr' needs {error.name}.", hint="Install halu[ocr].", param="detectors"
+        raise Unavailable.without(
+            "ocr", f"Detector 'ocr' needs {error.name}.", param="detectors"
         ) from error
     return RapidOCR(params={"Global.log_level": "error"})

@@ -7,6 +7,7 @@
 | PAI | `query`, `ans`, `label`, in the order of the questions |
 | captions | `image_id` with `caption` or `text`; or `question_id` and a question file |
 | AMBER | `id`, `response` |
+| halu | the rows of a run, see `halu.eval.own_rows` |
 
 A question file has its question under `text`, where LLaVA and caption files have the answer. It is
 known by this: no line has another field for an answer or one for the question, and every `text`
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halu.errors import BadInput
+from halu.eval.own_rows import Chosen, are_rows, selected
 from halu.eval.records import Entry, read_entries
 
 _TEXT = "text"
@@ -45,14 +47,18 @@ class Reply:
     split: str | None = None
 
 
-def read_replies(path: Path) -> list[Reply]:
+def read_replies(path: Path, chosen: Chosen | None = None) -> list[Reply]:
     """Read an answer file.
+
+    Args:
+        path: the file.
+        chosen: which rows are meant, if these are the rows of a run; None takes no such file.
 
     Raises:
         BadInput: naming the line, if one is malformed or has no answer, or if there is none, or
-            if the file holds questions.
+            if the file holds questions, or rows of which nothing tells which are meant.
     """
-    entries = read_entries(path)
+    entries = _meant(path, read_entries(path), chosen)
     replies = [_reply(entry) for entry in entries]
     if not replies:
         raise BadInput(f"{path} holds no answers.", param="answers")
@@ -63,6 +69,23 @@ def read_replies(path: Path) -> list[Reply]:
             param="answers",
         )
     return replies
+
+
+def _meant(path: Path, entries: list[Entry], chosen: Chosen | None) -> list[Entry]:
+    if are_rows(entries):
+        if chosen is None:
+            raise BadInput(
+                f"{path} holds the rows of a run, which this benchmark reads by one rule alone.",
+                hint="Its figures are in report.md beside them; `halu report` makes it again.",
+                param="answers",
+            )
+        return selected(entries, chosen)
+    if chosen is not None and (chosen.model or chosen.strategy or chosen.repeat):
+        raise BadInput(
+            f"{path} holds no rows of a run, so that there is no model or strategy to choose.",
+            param="answers",
+        )
+    return entries
 
 
 def _asks(entry: Entry) -> bool:

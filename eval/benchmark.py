@@ -6,11 +6,11 @@ computed again from the counts kept in `rows.jsonl`, and the image is the unit t
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +119,9 @@ class Total:
 class Benchmark(Protocol):
     """A named, versioned set of questions with its published scoring.
 
-    It may also have `totals`, figures over several splits (`totals_of`), and `doubts`, what is not
-    as published in the samples of a data folder (`doubts_of`).
+    It may also have `totals`, figures over several splits (`totals_of`), `doubts`, what is not as
+    published in the samples of a data folder (`doubts_of`), and `known_rules`, all by which it can
+    score (`under`).
     """
 
     @property
@@ -195,6 +196,26 @@ def doubts_of(benchmark: Benchmark, samples: Sequence[Sample]) -> tuple[str, ...
     """Say what makes samples something else than the published ones, such as an older file."""
     doubts: Callable[[Sequence[Sample]], Iterable[str]] = getattr(benchmark, "doubts", _none)
     return tuple(doubts(samples))
+
+
+def rules_of(benchmark: Benchmark) -> tuple[str, ...]:
+    """List the published rules by which it can score; most benchmarks have the one."""
+    found: tuple[str, ...] = getattr(benchmark, "known_rules", (benchmark.rules,))
+    return found
+
+
+def under(benchmark: Benchmark, rule: str) -> Benchmark:
+    """The same benchmark, scoring by another of its rules.
+
+    Raises:
+        Unknown: if it does not have that rule.
+    """
+    if rule not in rules_of(benchmark):
+        kind = f"rule of {benchmark.name}"
+        raise Unknown(kind, rule, rules_of(benchmark), param="--rules")
+    ruled: Any = benchmark
+    found: Benchmark = ruled if rule == benchmark.rules else replace(ruled, rules=rule)
+    return found
 
 
 def _none(samples: Sequence[Sample]) -> Iterable[str]:

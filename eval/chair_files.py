@@ -19,7 +19,7 @@ from halu.errors import BadInput
 from halu.eval import folder as files
 from halu.eval.benchmark import Sample, Score, benchmarks, chosen
 from halu.eval.chair import Chair, score_caption
-from halu.eval.chair_rules import rule_set
+from halu.eval.chair_rules import NAMES, WHOLE, rule_set
 from halu.eval.chair_tables import SYNONYMS, TABLES
 from halu.eval.chair_truth import truth
 from halu.eval.coco import Coco, annotation_files, image_id, read_coco
@@ -41,6 +41,7 @@ class ChairFiles(Chair):
     rules: str = "chair-nltk"
     builtin: bool = False
     max_new_tokens: int = 512
+    known_rules: tuple[str, ...] = (*NAMES, *(f"{name}:{WHOLE}" for name in NAMES))
 
     def samples(
         self, data: Path | None, limit: int | None, seed: int, splits: Sequence[str] | None

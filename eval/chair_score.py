@@ -30,7 +30,7 @@ class ChairScorer:
         if not given.annotations:
             raise BadInput("CHAIR needs the truth.", hint=f"Give {_NEEDS}.", param="--annotations")
         asked = None if given.questions is None else _asked(given.questions)
-        captions = _captions(read_replies(given.answers), asked)
+        captions = _captions(read_replies(given.answers, given.rows), asked)
         if asked is not None:
             missing = [str(image) for image in asked.values() if image not in captions]
             refuse_gaps(missing, len(asked), given.partial)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halu.errors import BadInput
-from halu.eval.benchmark import Benchmark, benchmarks
-from halu.eval.plan import Manifest
+from halu.eval.benchmark import Benchmark, benchmarks, rules_of, under
+from halu.eval.plan import Manifest, Suite
 from halu.eval.store import Row
 
 
@@ -56,9 +56,16 @@ def group(record: Manifest, rows: Sequence[Row]) -> list[Table]:
                 arms = found.get((source.label, suite.name, split), {})
                 ordered = [arms[a.label] for a in record.strategies if a.label in arms]
                 if ordered:
-                    benchmark = benchmarks.get(suite.name)
+                    benchmark = as_read(suite)
                     tables.append(_table(source.label, benchmark, split, record.baseline, ordered))
     return [table for table in tables if table.ids]
+
+
+def as_read(suite: Suite) -> Benchmark:
+    """The benchmark by the rule that a run used; a judge's name in it says nothing here."""
+    benchmark = benchmarks.get(suite.name)
+    known = suite.rules in rules_of(benchmark)
+    return under(benchmark, suite.rules) if known else benchmark
 
 
 def _table(

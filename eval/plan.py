@@ -78,6 +78,7 @@ class Plan(Record):
     top_p: float = Field(1.0, gt=0, le=1)
     suffix: str | None = Field(None, description="After each question; none means the benchmark's.")
     half: Half | None = Field(None, description="Only samples of this half of the pictures.")
+    rules: str | None = Field(None, description="What reads answers; None means the benchmark's.")
     judge: str | None = Field(None, description="Model and URL that score open answers.")
     command: str = ""
 

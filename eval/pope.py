@@ -70,6 +70,7 @@ class Pope(ABC):
     metrics: tuple[Metric, ...] = METRICS
     counts: tuple[str, ...] = yesno.COUNTS
     totals: tuple[Total, ...] = TOTALS
+    known_rules: tuple[str, ...] = tuple(yesno.RULES)
 
     @abstractmethod
     def samples(

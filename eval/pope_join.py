@@ -114,7 +114,8 @@ def _placing(
     def place(reply: Reply) -> tuple[str | None, str]:
         if combined and (numbered := _numbered(reply)):
             return numbered
-        return reply.split if reply.split in kinds else None, reply.id or ""
+        kind = (reply.split or "").rpartition("/")[2]
+        return kind if kind in kinds else None, reply.id or ""
 
     return place
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from halu.errors import BadInput
 from halu.eval import yesno
-from halu.eval.answers import Reply, read_replies
+from halu.eval.answers import Reply, answered_twice, read_replies
 from halu.eval.benchmark import Sample, benchmarks
 from halu.eval.pope import asked_object
 from halu.eval.pope_annotations import Annotations, sorted_out
@@ -40,15 +40,16 @@ class PopeScorer:
     needs: str = _NEEDS
 
     def read(self, given: Given, rules: Sequence[str]) -> Reading:
-        """Read and join; PAI's files carry their labels and need no questions."""
-        replies = read_replies(given.answers)
+        """Read and join; PAI's files and a run's rows carry their labels and need no questions."""
+        replies = read_replies(given.answers, given.rows)
         annotations = sorted_out(given.annotations)
-        questions = narrowed(_questions(given, annotations), replies) or _labelled(replies)
+        asked = narrowed(_questions(given, annotations), replies)
+        questions = asked or _labelled(replies)
         annotations.refuse_unused(questions)
         pope = benchmarks.get("pope")
         assert isinstance(pope, PopeFiles)
         _refuse_older(questions, replies)
-        joined = join(questions, replies, given.partial)
+        joined = join(questions, replies, given.partial) if asked else _told(questions, replies)
         warnings = list(pope.doubts(questions))
         if len(joined) < len(questions):
             warnings.append(f"{len(questions) - len(joined)} questions have no answer.")
@@ -126,6 +127,14 @@ def _labels(files: Iterable[Path]) -> dict[tuple[str, Key], str]:
     }
 
 
+def _told(questions: Sequence[Sample], replies: Sequence[Reply]) -> list[tuple[Sample, str]]:
+    """Pair questions with the answers that they were told with."""
+    names = {id(reply): sample.id for sample, reply in zip(questions, replies, strict=True)}
+    if twice := answered_twice(replies, lambda reply: names[id(reply)]):
+        raise twice
+    return [(sample, reply.text) for sample, reply in zip(questions, replies, strict=True)]
+
+
 def _labelled(replies: Sequence[Reply]) -> list[Sample]:
     """Make the questions of a file that carries its labels."""
     labels = {"yes": "yes", "1": "yes", "no": "no", "0": "no"}
@@ -136,12 +145,12 @@ def _labelled(replies: Sequence[Reply]) -> list[Sample]:
             raise BadInput(
                 f"{reply.where}: the answer has no label.", hint=f"Give {_NEEDS}.", param="answers"
             )
-        prompt = reply.prompt or ""
+        prompt, split = reply.prompt or "", reply.split or "answers"
         image = reply.image or f"picture {(number - 1) // 6 + 1}"
         found.append(
             Sample(
-                f"answers/{reply.id or number}",
-                "answers",
+                f"{split}/{reply.id or number}",
+                split,
                 image,
                 prompt,
                 label,

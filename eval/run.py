@@ -13,7 +13,7 @@ from pathlib import Path
 from halu.errors import BadInput
 from halu.eval.asking import Batch, answered
 from halu.eval.backends import Backend, Opener
-from halu.eval.benchmark import Benchmark, Sample, benchmarks
+from halu.eval.benchmark import Benchmark, Sample, benchmarks, under
 from halu.eval.cache import Cache
 from halu.eval.checks import Watch, distinct, undoubted
 from halu.eval.examined import refuse_blind
@@ -94,7 +94,9 @@ def work_of(plan: Plan, judge: Judge | None = None) -> Work:
     Raises:
         BadInput: for data that cannot be used, or a benchmark without the judge that it needs.
     """
-    chosen = [seated(benchmarks.get(name), judge) for name in dict.fromkeys(plan.benchmarks)]
+    named = [benchmarks.get(name) for name in dict.fromkeys(plan.benchmarks)]
+    ruled = [under(benchmark, plan.rules or benchmark.rules) for benchmark in named]
+    chosen = [seated(benchmark, judge) for benchmark in ruled]
     work = [(benchmark, samples_of(benchmark, plan)) for benchmark in chosen]
     for benchmark, samples in work:
         distinct(samples, benchmark.name)

@@ -28,6 +28,7 @@ import numpy as np
 
 from halu.errors import BadInput, Unknown
 from halu.eval.benchmark import Benchmark, Metric, Sample, Score, totals_of
+from halu.eval.own_rows import Chosen
 from halu.eval.scored import Figures, Scored
 from halu.registry import Registry
 
@@ -36,13 +37,18 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user names. `tables`: a folder with word tables that halu does not ship."""
+    """What the user names.
+
+    `tables` is a folder with word tables that halu does not ship, `rows` tells which rows are meant
+    where the answers are those of a run.
+    """
 
     answers: Path
     questions: Path | None = None
     annotations: tuple[Path, ...] = ()
     tables: Path | None = None
     partial: bool = False
+    rows: Chosen | None = None
 
 
 @dataclass(frozen=True, slots=True)

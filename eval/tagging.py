@@ -31,7 +31,7 @@ def require_nltk(rules: str) -> None:
         Unavailable: if the extra `eval` is not.
     """
     if find_spec("nltk") is None:
-        raise Unavailable(f"The rules {rules!r} need nltk.", hint="Install halu[eval].")
+        raise Unavailable.without("eval", f"The rules {rules!r} need nltk.")
 
 
 def members(path: Path, names: tuple[str, ...]) -> dict[str, str]:

@@ -178,7 +178,7 @@ def _search(
     try:
         import optuna
     except ImportError:
-        raise Unavailable("Tuning needs optuna.", hint="pip install 'halu[eval]'") from None
+        raise Unavailable.without("eval", "Tuning needs optuna.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         direction="maximize" if metric.better == "higher" else "minimize",

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+from halu.errors import installing
 from halu.types import Record
 
 EXTRAS = {
@@ -15,6 +16,7 @@ EXTRAS = {
     "triton": ("triton",),
     "vllm": ("vllm",),
 }
+BY_HAND = {"vllm": "It takes an environment of its own: docs/vllm.md"}
 
 
 class Check(Record):
@@ -48,7 +50,8 @@ def _all() -> Iterator[Check]:
         )
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        hint = f"missing {', '.join(missing)}: pip install 'halu[{extra}]'"
+        how = BY_HAND.get(extra) or installing(extra)
+        hint = f"missing {', '.join(missing)}. {how}"
         yield Check(
             what=f"extra {extra}", works=not missing, found=hint if missing else "installed"
         )

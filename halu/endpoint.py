@@ -105,5 +105,5 @@ def _client(url: str, key: str | None, retries: int, seconds: float, who: str) -
     try:
         from openai import OpenAI
     except ImportError:
-        raise Unavailable(f"A {who} needs openai.", hint="pip install 'halu[eval]'") from None
+        raise Unavailable.without("eval", f"A {who} needs openai.") from None
     return OpenAI(base_url=url, api_key=key or "none", max_retries=retries, timeout=seconds)

@@ -74,6 +74,16 @@ class Unavailable(HaluError):
 
     status = 501
 
+    @classmethod
+    def without(cls, extra: str, message: str, *, param: str | None = None) -> "Unavailable":
+        """What is missing is brought by this extra of halu."""
+        return cls(message, hint=f"{installing(extra)}.", param=param)
+
+
+def installing(extra: str) -> str:
+    """How an extra is installed. A package index may know another project by halu's name."""
+    return f"In halu's checkout: pip install '.[{extra}]'"
+
 
 class Interrupted(HaluError):
     """Stopped by its user; the message says what is kept."""

@@ -102,7 +102,5 @@ def _ndimage() -> Any:
     try:
         from scipy import ndimage
     except ImportError:
-        raise Unavailable(
-            "Regions of a picture are found with scipy.", hint="pip install 'halu[eval]'"
-        ) from None
+        raise Unavailable.without("eval", "Regions of a picture are found with scipy.") from None
     return ndimage

@@ -134,12 +134,41 @@ def test_lists_are_json_objects_with_names(halu: Any, kind: str) -> None:
     assert halu("list", kind)[0] == 0
 
 
+def test_the_version_is_told(halu: Any) -> None:
+    from halu import __version__
+
+    assert halu("--version") == (0, f"halu {__version__}\n", "")
+
+
+@pytest.mark.parametrize("args", [("list", "strategies"), ("list", "benchmarks"), ("doctor",)])
+def test_a_pipe_gets_whole_lines_however_narrow_the_terminal(
+    halu: Any, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = halu(*args)
+    _, told, _ = halu(*args, "--json")
+    texts = [entry.get("summary") or entry["found"] for entry in json.loads(told)]
+    assert max(map(len, texts)) > 40
+    assert all(text in out for text in texts)
+
+
+def test_a_hub_out_of_reach_is_told_as_such(halu: Any, scene: Path) -> None:
+    """The tests run with the hub switched off, which is how a machine without network looks."""
+    code, out, err = halu("ask", scene, "Hi", "-m", "nobody/has-this-model")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "'nobody/has-this-model' is not on this machine" in err
+    assert "could not be reached" in err
+
+
 def test_doctor_names_what_is_missing_and_how_to_get_it(halu: Any) -> None:
     code, out, _ = halu("doctor", "--json")
     checks = {check["what"]: check for check in json.loads(out)}
     assert code == 0
     assert checks["model tiny-llava"]["works"]
-    assert checks["extra vllm"]["works"] or "halu[vllm]" in checks["extra vllm"]["found"]
+    assert checks["extra vllm"]["works"] or "docs/vllm.md" in checks["extra vllm"]["found"]
+    for name in ("eval", "serve"):
+        found = checks[f"extra {name}"]
+        assert found["works"] or f"pip install '.[{name}]'" in found["found"]
 
 
 def test_scenes_writes_the_official_files_and_spares_a_full_folder(

@@ -17,7 +17,12 @@ from halu.eval.chair_tables import family_rules, read_synonyms
 from halu.eval.chair_truth import coco_truth
 from halu.eval.lexicon import words_rules
 from halu.eval.objects import Lexicon, Rules, read_caption
+from halu.eval.own_rows import Chosen
+from halu.eval.plan import Plan, Source
+from halu.eval.played import played
+from halu.eval.run import run
 from halu.eval.score import Given, score
+from halu.eval.store import ROWS, read_manifest, read_rows
 from halu.scenes import NAMES, draw
 from halu.scenes.captions import describe
 from halu.scenes.grammar import one, plural
@@ -315,6 +320,26 @@ def test_the_benchmark_reads_a_folder(tables: Path, coco: Path) -> None:
         chair.samples(coco, None, 0, None)
     with pytest.raises(BadInput, match="needs a data folder"):
         chair.samples(None, None, 0, None)
+
+
+def test_a_run_on_a_folder_is_read_by_the_rules_that_it_names(tables: Path, coco: Path) -> None:
+    pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
+    tables.rename(coco / "tables")
+    out = coco.parent / "run"
+    plan = Plan(
+        models=(Source(name="played"),),
+        benchmarks=("chair",),
+        data=coco,
+        rules="chair-words",
+        batch_size=4,
+    )
+    run(plan, played(lambda request: "A truck on a road."), out, keep_going=True)
+    assert read_manifest(out).benchmarks[0].rules == "chair-words"
+    assert {row.parsed for row in read_rows(out)} == {("truck",)}
+    given = Given(out / ROWS, None, (coco,), coco / "tables", rows=Chosen("chair"))
+    again = score("chair", given, "chair-nltk,chair-words")
+    assert again.rules["chair-words"].counts["mentions_wrong"] == 4
+    assert again.rules["chair-nltk"].counts["mentions"] == 0  # no truck in these tables
 
 
 def test_damaged_tables_are_named(tables: Path) -> None:

@@ -190,6 +190,8 @@ def test_the_command(halu: Any, tmp_path: Path) -> None:
     code, said, err = halu(*words, "--trials", 2, "--limit", 4, "-o", out)
     assert code == 0, err
     assert "Best accuracy of 2 points on 12 tuning samples" in said
+    chosen = json.loads((out / "tuning.json").read_text())["chosen"]
+    assert ("(the defaults: no other point was better)" in said) == (chosen == {"alpha": 1.0})
     assert json.loads((out / "tuning.json").read_text())["ranges"] == {"alpha": "0..2"}
     assert (out / HELD_OUT / "report.html").exists()
     code, said, err = halu(*words, "-p", "gamma", "-o", tmp_path / "other")

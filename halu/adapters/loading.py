@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -60,7 +61,7 @@ def load_adapter(name: str, *, device: str | None = None, dtype: str | None = No
         Unknown: no such built-in model, folder or cached hub id.
         BadInput: a folder without weights or with a broken configuration.
         Unsupported: an architecture without an adapter.
-        Unavailable: the device does not exist here.
+        Unavailable: the device does not exist here, or the hub is out of reach.
     """
     source, adapter, where, kind = _looked_up(name, device, dtype)
     try:
@@ -205,6 +206,12 @@ def _check_folder(folder: Path) -> None:
 def _unreadable(name: str, source: str, error: Exception) -> Exception:
     if Path(source).is_dir():
         return BadInput(f"The configuration of {name!r} cannot be read.", param="model")
+    if isinstance(error.__cause__, LocalEntryNotFoundError):
+        return Unavailable(
+            f"Model {name!r} is not on this machine, and its hub could not be reached.",
+            hint="Connect, or name a folder that holds the model.",
+            param="model",
+        )
     said = f"The hub said: {_first_line(error)}"
     return Unknown("model", name, builtin(), param="model", because=said)
 

@@ -33,9 +33,7 @@ def implementation(asked: str, device: torch.device) -> Literal["reference", "tr
             f"No attention implementation {asked!r}.", hint=f"There are: {', '.join(IMPLS)}."
         )
     if not _installed():
-        raise Unavailable(
-            "The attention kernels need triton.", hint="Install it: pip install 'halu[triton]'."
-        )
+        raise Unavailable.without("triton", "The attention kernels need triton.")
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise Unavailable(
             f"The attention kernels need a GPU, the tensors are on {device}.",

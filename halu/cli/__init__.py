@@ -3,15 +3,15 @@ needed.
 """
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from halu import __version__
 from halu.errors import Failed, HaluError, Interrupted
 
 app = typer.Typer(
     name="halu",
-    help="Decoding that stops vision-language models from saying what is not in the picture.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +30,23 @@ from halu.cli import (
     tune,
     world,
 )
+
+ABOUT = "Decoding that stops vision-language models from saying what is not in the picture."
+
+
+def _told_version(asked: bool) -> None:
+    if asked:
+        print(f"halu {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=ABOUT)
+def _halu(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_told_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None: ...
+
 
 for module in (ask, detect, serve, bench, tune, score, data, calibrate, listing, world):
     module.add_to(app)

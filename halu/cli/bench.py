@@ -31,6 +31,7 @@ def bench(
     temperature: options.Temperature = None,
     top_p: options.TopP = 1.0,
     suffix: options.Suffix = None,
+    rules: options.Rules = None,
     seed: options.Seed = 0,
     repeats: options.Repeats = 1,
     device: options.Device = None,
@@ -67,6 +68,7 @@ def bench(
         "temperature": temperature,
         "top_p": top_p,
         "suffix": suffix,
+        "rules": rules,
         "judge": judge and f"{judge_model} at {judge}",
         "command": shlex.join(["halu", *sys.argv[1:]]),
     }
@@ -126,9 +128,7 @@ def evaluation() -> tuple[Any, Any, Callable[[Path], None]]:
         from halu.eval.report import report as make
         from halu.eval.run import run
     except ImportError as error:
-        raise Unavailable(
-            f"Benchmarks need {error.name}.", hint="pip install 'halu[eval]'"
-        ) from None
+        raise Unavailable.without("eval", f"Benchmarks need {error.name}.") from None
 
     def show(folder: Path) -> None:
         console.show(make(folder))

@@ -23,8 +23,9 @@ def list_(
     if not entries:
         print(f"No {kind} are installed.")
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from halu.eval.fitting import show
 
     table = Table(box=None, pad_edge=False)
     for column in ("name", "kind", "summary", "paper"):
@@ -36,7 +37,7 @@ def list_(
             arxiv = entry["paper"]["arxiv"]
             cells.append(f"arXiv:{arxiv}" if arxiv else "")
         table.add_row(*cells)
-    Console().print(table)
+    show(lambda _: [table])
     if kind == "models":
         print("and any LLaVA or Qwen-VL checkpoint, by hub id or folder (see the README)")
 
@@ -54,9 +55,10 @@ def doctor(
     if as_json:
         print(json.dumps([check.model_dump() for check in checks], indent=2))
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from halu.eval.fitting import show
 
     table = Table(box=None, pad_edge=False)
     for column in ("", "what", "found"):
@@ -65,7 +67,7 @@ def doctor(
         table.add_row(
             "[green]ok[/]" if check.works else "[yellow]no[/]", check.what, escape(check.found)
         )
-    Console().print(table)
+    show(lambda _: [table])
 
 
 def add_to(app: typer.Typer) -> None:

@@ -31,6 +31,10 @@ TopP = Annotated[float, typer.Option(help="Sample from the likeliest tokens with
 Suffix = Annotated[
     str | None, typer.Option(help="After each question; default: the benchmark's own.")
 ]
+Rules = Annotated[
+    str | None,
+    typer.Option(help="What reads the answers, such as chair-opera; default: the benchmark's own."),
+]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Default: the benchmark's own.")]
 Repeats = Annotated[int, typer.Option(help="Answers to each question, with seeds of their own.")]
 Workers = Annotated[int, typer.Option(help="Batches answered at the same time.")]

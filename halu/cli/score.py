@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def score(
     benchmark: Annotated[str, typer.Argument(help="pope, chair, mme and others.")],
-    answers: Annotated[Path, typer.Argument(help="Answer file, or MME's folder of results.")],
+    answers: Annotated[
+        Path,
+        typer.Argument(help="Answer file, MME's folder of results, or rows.jsonl of a run."),
+    ],
     questions: Annotated[
         Path | None, typer.Option(help="Question file, or a folder of them.")
     ] = None,
@@ -27,6 +30,13 @@ def score(
         str | None,
         typer.Option(help="A rule, several with commas between, or 'all'; default: the original."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Of a run's rows: whose answers.")
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option("-s", "--strategy", help="Of a run's rows: under which strategy.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=0, help="Of a run's rows: which repeat.")] = 0,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score although answers are missing.")
     ] = False,
@@ -36,10 +46,12 @@ def score(
 
     Example: halu score pope answers.jsonl --questions coco_pope_random.json --rules all
     """
+    from halu.eval.own_rows import Chosen
     from halu.eval.score import Given
     from halu.eval.score import score as score_file
 
-    given = Given(answers, questions, tuple(annotations or ()), tables, allow_partial)
+    rows = Chosen(benchmark, model, strategy, repeat)
+    given = Given(answers, questions, tuple(annotations or ()), tables, allow_partial, rows)
     scored = score_file(benchmark, given, rules)
     for warning in scored.warnings:
         print(f"halu: {warning}", file=sys.stderr)

@@ -66,9 +66,7 @@ def _run(flags: dict[str, Any], file: Path | None, *, only_print: bool) -> None:
             return
         from halu.service.serving import serve as listen
     except ImportError as error:
-        raise Unavailable(
-            f"The service needs {error.name}.", hint="pip install 'halu[serve]'"
-        ) from None
+        raise Unavailable.without("serve", f"The service needs {error.name}.") from None
     from halu.adapters.loading import without_progress_bars
 
     without_progress_bars()

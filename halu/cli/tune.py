@@ -69,7 +69,8 @@ def tune(
         found = search(wanted, opening(load_quietly), out, resume=resume, progress=bar.of_run)
     options = " ".join(f"-p {key}={value}" for key, value in found.chosen.items())
     print(f"Best {found.metric} of {len(found.trials)} points on {found.samples} tuning samples:")
-    print(f"  {options}")
+    default = all(wanted.defaults[key] == value for key, value in found.chosen.items())
+    print(f"  {options}" + " (the defaults: no other point was better)" * default)
     print("On held-out samples:")
     show(out / HELD_OUT)
 

@@ -110,9 +110,7 @@ def open_matcher(kind: MatcherKind, weights: str | None = None) -> Matcher:
     try:
         from halu.grounding.clip import ClipMatcher
     except ModuleNotFoundError as error:
-        raise Unavailable(
-            f"The matcher 'clip' needs {error.name}.", hint="Install halu[clip]."
-        ) from error
+        raise Unavailable.without("clip", f"The matcher 'clip' needs {error.name}.") from error
     return ClipMatcher(weights)
 
 

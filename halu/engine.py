@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from halu.adapters import Adapter, load_adapter
-from halu.adapters.loading import place
+from halu.adapters.loading import check_model, place
 from halu.decode import Decoder
 from halu.errors import Unsupported
 from halu.types import Answer, Event, Request
 from halu.vlm import VLM
 
-__all__ = ["Local", "gpus", "load", "place"]
+__all__ = ["Local", "check_model", "gpus", "load", "place"]
 
 URLS = ("http://", "https://")
 

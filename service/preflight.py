@@ -1,6 +1,6 @@
 """What an operator asks for that can never work, refused before the server listens."""
 
-from halu.adapters.loading import check_model
+from halu.engine import check_model
 from halu.errors import BadInput
 from halu.planning import choose
 from halu.service.asking import parameters

@@ -71,7 +71,7 @@ class Batches:
             name = None if half and number % 2 else strategy
             chosen = {"strategy": name, "params": STRATEGIES[name]} if name else {}
             request = asking(image, f"What is this? {number}", max_new_tokens=self.tokens, **chosen)
-            one = Submission(self.served.adapter, request, _silent, self.served.longest)
+            one = Submission(self.served.adapter, request, _silent, self.served.context)
             for sent in one.sent():
                 own = params(Sampling(max_new_tokens=self.tokens), frozenset())
                 own.extra_args = {KEY: sent.asked.text()} if name else None

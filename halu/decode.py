@@ -46,6 +46,15 @@ class Decoder:
         """The most rows that the jobs may come to have: what admission is decided by."""
         return sum(job.width for job in self.jobs)
 
+    @property
+    def salt(self) -> str:
+        """Features of pictures are shared only under the same salt."""
+        return self.adapter.runner.vision.salt
+
+    @salt.setter
+    def salt(self, value: str) -> None:
+        self.adapter.runner.vision.salt = value
+
     def add(self, requests: Sequence[Request]) -> list[Job]:
         """Plans the requests and reads all their prompts together. Planning that has a text said
         first goes on in the steps to come.

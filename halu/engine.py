@@ -1,12 +1,10 @@
 """Models in this process, and the one function that loads a model from wherever it is."""
 
-from collections.abc import Iterator, Sequence
-
 from halu.adapters import Adapter, load_adapter
 from halu.adapters.loading import check_model, place
+from halu.batch import Batched
 from halu.decode import Decoder
 from halu.errors import Unsupported
-from halu.types import Answer, Event, Request
 from halu.vlm import VLM
 
 __all__ = ["Local", "check_model", "gpus", "load", "place"]
@@ -14,42 +12,33 @@ __all__ = ["Local", "check_model", "gpus", "load", "place"]
 URLS = ("http://", "https://")
 
 
-class Local(VLM):
-    """A model in this process."""
+class Local(Batched):
+    """A model in this process, run by transformers."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
+        self.tokenizer = adapter.tokenizer
 
     @property
     def name(self) -> str:
         """The name it was loaded by."""
         return self.adapter.facts.name
 
-    def run(self, request: Request) -> Iterator[Event]:
-        """Streams one request; raises what it raises."""
-        for _, event in self._told([request]):
-            yield event
+    def batch(self) -> Decoder:
+        """A batch of its own, all in one forward a step."""
+        return Decoder(self.adapter)
 
-    def generate_each(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
-        """Answers a batch of mixed strategies, all in one forward a step."""
-        if not requests:
-            return
-        for index, event in self._told(requests):
-            if event.answer is not None:
-                yield index, event.answer
+    @property
+    def context(self) -> int:
+        """Tokens that the model can tell the places of."""
+        found: int = self.adapter.model.config.text_config.max_position_embeddings
+        return found
 
-    def _told(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
-        """The events of a batch with the index of their request, from a decoder of its own."""
-        decoder = Decoder(self.adapter)
-        try:
-            index = {id(job): i for i, job in enumerate(decoder.add(requests))}
-            while decoder.jobs:
-                for job, event in decoder.step():
-                    if isinstance(event, Exception):
-                        raise event
-                    yield index[id(job)], event
-        finally:
-            decoder.close()
+    @property
+    def weights(self) -> int:
+        """Bytes of its weights."""
+        tensors = [*self.adapter.model.parameters(), *self.adapter.model.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def peak_gpu_memory_mb(self) -> float | None:
         """Peak memory on the model's GPU since the last call; None on the CPU."""

@@ -123,7 +123,11 @@ async def _asked(
     images = await intake.open(addresses)
     messages = conversation(asked.messages, images)
     requests = [
-        prepared(checked(Request, {"messages": messages, **draft}, "field"), using)
+        prepared(
+            checked(Request, {"messages": messages, **draft}, "field"),
+            using,
+            told=settings.tells_evidence,
+        )
         for draft in drafts
     ]
     return Asked(model, asked.model, tuple(requests), tuple(images), using, report != "none")

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from halu.engine import Local, load
+from halu.batch import Batched
+from halu.engine import load
 from halu.errors import BadInput
 from halu.service.checking import Checks
 from halu.service.fetch import Fetch, Policy
@@ -16,6 +17,7 @@ from halu.service.preflight import check_models, check_strategies
 from halu.service.settings import Settings
 from halu.service.shelf import Load, Served, Shelf, dealt
 from halu.service.worker import Worker
+from halu.vllm import load_served
 
 
 @dataclass(slots=True)
@@ -41,12 +43,14 @@ class Deployment:
             worker.shelf.take(next(iter(worker.shelf.models)), busy=())
 
     def stop(self) -> None:
-        """Ends the threads after their current steps."""
+        """Ends the threads after their current steps, and what the models hold."""
         for worker in self.workers.values():
             worker.stop()
         for worker in self.workers.values():
             if worker.is_alive():
                 worker.join(timeout=10)
+            for vlm in worker.shelf.loaded.values():
+                vlm.close()
 
     @property
     def alive(self) -> bool:
@@ -80,7 +84,7 @@ def deployment(settings: Settings, load_model: Load | None = None) -> Deployment
         check_models(settings)
     metrics = Metrics(settings.backend)
     by_device = dealt(settings.models, settings.device)
-    bring = load_model or partial(_load, settings.dtype, settings.backend)
+    bring = load_model or partial(_load, settings)
     return Deployment(
         settings=settings,
         metrics=metrics,
@@ -107,9 +111,11 @@ def _shelves(
     return lambda ready: Shelf(models, bring, limit, ready)
 
 
-def _load(dtype: str | None, backend: str, source: str, device: str | None) -> Local:
-    found = load(source, device=device, dtype=dtype, backend=backend)
-    assert isinstance(found, Local)
+def _load(settings: Settings, source: str, device: str | None) -> Batched:
+    if settings.backend == "vllm":
+        return load_served(source, device=device, dtype=settings.dtype, options=settings.vllm)
+    found = load(source, device=device, dtype=settings.dtype)
+    assert isinstance(found, Batched)
     return found
 
 

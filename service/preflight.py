@@ -8,6 +8,7 @@ from halu.service.schema import Arm
 from halu.service.settings import Settings
 from halu.strategy import strategies
 from halu.types import Request, question
+from halu.vllm import check_installed
 
 
 def check_strategies(settings: Settings) -> None:
@@ -27,11 +28,13 @@ def check_strategies(settings: Settings) -> None:
 
 
 def check_models(settings: Settings) -> None:
-    """Every model's name, configuration and device; weights are not read.
+    """The backend, and every model's name, configuration and device; weights are not read.
 
     Raises:
         HaluError: what cannot be loaded; the message says why.
     """
+    if settings.backend == "vllm":
+        check_installed()
     devices = settings.device or (None,)
     for number, name in enumerate(settings.models):
         check_model(name, device=devices[number % len(devices)], dtype=settings.dtype)

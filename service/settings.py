@@ -46,7 +46,12 @@ class Settings(BaseSettings):
     )
     device: Words = Field((), description="Torch devices; models are dealt to them in turn.")
     dtype: str | None = Field(None, description="Torch dtype of the weights; none: as the engine.")
-    backend: Literal["hf"] = Field("hf", description="hf: in this process.")
+    backend: Literal["hf", "vllm"] = Field(
+        "hf", description="hf: by transformers; vllm: by a vLLM engine. Both in this process."
+    )
+    vllm: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of vLLM's engine, by name."
+    )
     memory_gib: float | None = Field(
         None, gt=0, description="Most memory for weights on a device; idle models make room."
     )
@@ -126,6 +131,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, environment, file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def tells_evidence(self) -> bool:
+        """Whether answers can carry what was known when each token was chosen."""
+        return self.backend != "vllm"
 
     @property
     def loopback(self) -> bool:

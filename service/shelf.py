@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from halu.engine import Local
+from halu.batch import Batched
 from halu.errors import HaluError, Unavailable
 from halu.models import builtin
 from halu.service.logs import log, outline
 
-Load = Callable[[str, str | None], Local]
+Load = Callable[[str, str | None], Batched]
 """A source and a device to a model."""
 
 
@@ -61,7 +61,7 @@ class Shelf:
         ready: Callable[[], None],
     ) -> None:
         self.models = {model.name: model for model in models}
-        self.loaded: dict[str, Local] = {}
+        self.loaded: dict[str, Batched] = {}
         self._load, self._limit, self._ready = load, limit, ready
         self._sizes: dict[str, int] = {}
         self._used: dict[str, float] = {}
@@ -69,7 +69,7 @@ class Shelf:
         self._loading: str | None = None
         self._lock = threading.Lock()
 
-    def take(self, name: str, busy: Collection[str]) -> Local | None:
+    def take(self, name: str, busy: Collection[str]) -> Batched | None:
         """The model, or none while it is on its way.
 
         Args:
@@ -109,7 +109,7 @@ class Shelf:
         for other in sorted(set(self.loaded) - set(busy), key=lambda one: self._used[one]):
             if self._taken + wanted <= self._limit:
                 break
-            del self.loaded[other]
+            self.loaded.pop(other).close()
             log.info("put away", extra={"told": {"model": other}})
         return self._taken + wanted <= self._limit
 
@@ -132,14 +132,8 @@ class Shelf:
             log.info("loaded", extra={"told": {"model": name, "seconds": seconds}})
             with self._lock:
                 self.loaded[name], self._loading = vlm, None
-                self._sizes[name], self._used[name] = weights(vlm), time.monotonic()
+                self._sizes[name], self._used[name] = vlm.weights, time.monotonic()
         self._ready()
-
-
-def weights(vlm: Local) -> int:
-    """Bytes of a loaded model's weights."""
-    tensors = [*vlm.adapter.model.parameters(), *vlm.adapter.model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def weight_files(source: str) -> int:

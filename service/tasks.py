@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Histogram
 
-from halu.decode import Decoder
-from halu.engine import Local
+from halu.batch import Batch, Batched, Work
 from halu.errors import HaluError
-from halu.job import Job
 from halu.types import Event, Request
 
 
@@ -41,10 +39,10 @@ class Task:
 class Lane:
     """A model's running batch."""
 
-    vlm: Local
-    decoder: Decoder
+    vlm: Batched
+    batch: Batch
     tasks: dict[int, Task] = field(default_factory=dict)  # by the job's identity
 
-    def task(self, job: Job) -> Task:
+    def task(self, job: Work) -> Task:
         """Whose job it is."""
         return self.tasks[id(job)]

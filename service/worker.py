@@ -9,10 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from halu.decode import Decoder
-from halu.engine import Local
+from halu.batch import Batched, Work
 from halu.errors import BadInput, Failed, HaluError
-from halu.job import Job
 from halu.service.context import check_prompt, check_words
 from halu.service.logs import log, outline
 from halu.service.metrics import Metrics
@@ -82,7 +80,7 @@ class Worker(threading.Thread):
     @property
     def rows(self) -> int:
         """Rows that the running tasks may come to have."""
-        return sum(lane.decoder.width for lane in self.lanes.values())
+        return sum(lane.batch.width for lane in self.lanes.values())
 
     def run(self) -> None:
         """The thread."""
@@ -111,9 +109,9 @@ class Worker(threading.Thread):
         with self._news:
             self.waiting = deque(task for task in self.waiting if not task.cancelled)
         for lane in self.lanes.values():
-            for job in list(lane.decoder.jobs):
+            for job in list(lane.batch.jobs):
                 if lane.task(job).cancelled:
-                    lane.decoder.drop(job)
+                    lane.batch.drop(job)
                     del lane.tasks[id(job)]
 
     def _join(self) -> None:
@@ -131,16 +129,16 @@ class Worker(threading.Thread):
                 self._start(task, vlm)
                 return
 
-    def _start(self, task: Task, vlm: Local) -> None:
+    def _start(self, task: Task, vlm: Batched) -> None:
         self._unqueue(task)
         lane = self.lanes.get(task.model)
         if lane is None or lane.vlm is not vlm:
-            lane = self.lanes[task.model] = Lane(vlm, Decoder(vlm.adapter))
+            lane = self.lanes[task.model] = Lane(vlm, vlm.batch())
         begun = time.monotonic()
-        vlm.adapter.runner.vision.salt = task.tenant
+        lane.batch.salt = task.tenant
         try:
             check_words(vlm, task.request)
-            (job,) = lane.decoder.add([task.request])
+            (job,) = lane.batch.add([task.request])
         except Exception as error:
             task.tell(told(error))
             return
@@ -148,7 +146,7 @@ class Worker(threading.Thread):
         task.begun = begun
         self._begin(lane, job)
 
-    def _begin(self, lane: Lane, job: Job) -> None:
+    def _begin(self, lane: Lane, job: Work) -> None:
         """A job's plan may need some steps; once it is made, its rows are known."""
         task = lane.task(job)
         if task.started or not job.planned:
@@ -157,7 +155,7 @@ class Worker(threading.Thread):
             check_prompt(lane.vlm, job)
             _check_width(job.width, self.max_rows_per_request)
         except HaluError as error:
-            lane.decoder.drop(job)
+            lane.batch.drop(job)
             del lane.tasks[id(job)]
             task.tell(error)
             return
@@ -169,13 +167,13 @@ class Worker(threading.Thread):
 
     def _step(self, name: str) -> None:
         lane = self.lanes[name]
-        if not lane.decoder.jobs:
+        if not lane.batch.jobs:
             if name not in self.shelf.loaded:
                 del self.lanes[name]  # put away; the last reference to its weights goes
             return
-        lane.vlm.adapter.runner.vision.salt = _salt(lane)
+        lane.batch.salt = _salt(lane)
         try:
-            outcome = lane.decoder.step()
+            outcome = lane.batch.step()
         except Exception as error:
             self._all_failed(lane, error)
             return
@@ -187,14 +185,17 @@ class Worker(threading.Thread):
                 task.tell(told(event))
                 del lane.tasks[id(job)]
                 continue
+            self._begin(lane, job)
+            if id(job) not in lane.tasks:
+                continue
             self._observe(task, job, event, now)
             task.tell(event)
             if event.answer is not None:
                 del lane.tasks[id(job)]
-        for job in list(lane.decoder.jobs):
+        for job in list(lane.batch.jobs):
             self._begin(lane, job)
 
-    def _observe(self, task: Task, job: Job, event: Event, now: float) -> None:
+    def _observe(self, task: Task, job: Work, event: Event, now: float) -> None:
         if task.last != task.started and task.each is not None:
             task.each.observe((now - task.last) / max(1, len(event.tokens)))
         else:

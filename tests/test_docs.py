@@ -35,8 +35,8 @@ MAY_IMPORT = {
     "halu.detectors": "claims detector errors grounding images logistic types",
     "halu.eval": "claims detector endpoint engine errors examining images registry scenes types vlm weights",
     "halu.service": (
-        "catalogue decode detector engine errors examining images job models planning registry"
-        " strategy types vlm weights"
+        "batch catalogue detector engine errors examining images models planning registry"
+        " strategy types vllm vlm weights"
     ),
 }
 # Nobody below these imports them.

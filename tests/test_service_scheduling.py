@@ -99,7 +99,7 @@ def endless(*parts: Any, **more: Any) -> dict[str, Any]:
 
 
 def rows(server: Any) -> int:
-    return sum(lane.decoder.cache.rows for lane in running(server))
+    return sum(lane.batch.cache.rows for lane in running(server))
 
 
 def running(server: Any) -> list[Any]:

@@ -23,7 +23,7 @@ def serve(
     new_key: Annotated[
         str | None, typer.Option(metavar="NAME", help="Make a key, add its hash to the file, end.")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="hf: in this process.")] = None,
+    backend: Annotated[str | None, typer.Option(help="hf (transformers) or vllm.")] = None,
     device: Annotated[
         list[str] | None, typer.Option(help="cpu, cuda, cuda:1 ...; models are dealt to them.")
     ] = None,

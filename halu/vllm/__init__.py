@@ -8,6 +8,7 @@ vLLM (what a request carries, how it is planned) is in modules that do not impor
 import importlib.util
 import json
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from halu.errors import BadInput, Unavailable
@@ -31,18 +32,40 @@ command prints stays its own, and on a CPU the cache takes 4 GiB and not nearly 
 """
 
 
-def load_served(name: str, *, device: str | None = None, dtype: str | None = None) -> "Served":
+def load_served(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> "Served":
     """A model in a vLLM engine.
 
     Args:
         name: built-in name, folder, or Hugging Face id.
         device: torch device; vLLM runs where it was built for, so this can only confirm it.
         dtype: torch dtype name.
+        options: further engine arguments; by default those in `HALU_VLLM`.
 
     Raises:
         Unavailable: if vLLM is not here, or another than halu knows.
         BadInput: if vLLM runs on another device, or `HALU_VLLM` cannot be read.
         HaluError: if the model cannot be loaded.
+    """
+    check_installed()
+    for key, value in DEFAULTS.items():
+        os.environ.setdefault(key, value)
+    from halu.vllm.engine import Served
+
+    found = _options() if options is None else options
+    return Served(name, device=device, dtype=dtype, **found)
+
+
+def check_installed() -> None:
+    """Looks for vLLM without importing it.
+
+    Raises:
+        Unavailable: if it is not here.
     """
     if importlib.util.find_spec("vllm") is None:
         raise Unavailable(
@@ -50,11 +73,6 @@ def load_served(name: str, *, device: str | None = None, dtype: str | None = Non
             hint="See docs/vllm.md; backend='hf' needs it not.",
             param="backend",
         )
-    for key, value in DEFAULTS.items():
-        os.environ.setdefault(key, value)
-    from halu.vllm.engine import Served
-
-    return Served(name, device=device, dtype=dtype, **_options())
 
 
 def _options() -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 from halu.adapters import Adapter
 from halu.adapters.adapter import check_pixels
 from halu.adapters.vision import digest
+from halu.batch import check_room
 from halu.context import Ask
-from halu.errors import BadInput, Unsupported
+from halu.errors import Unsupported
 from halu.layout import Layout
 from halu.planning import Chosen, choose
 from halu.prompt import Prompt
@@ -28,8 +29,7 @@ class Sent:
         name: unique in the engine.
         prompt: what it runs on.
         asked: what it carries.
-        salt: keeps its keys and values from those of others; empty if they are as a plain
-            request's.
+        salt: only branches with the same share keys and values; empty: with all that have none.
     """
 
     name: str
@@ -59,17 +59,23 @@ class Submission:
         self.plan, self.contexts = self.chosen.plan(adapter, request, context=FrontContext, ask=ask)
         search = self.plan.search.start(request.sampling, adapter.ends, self.plan.main.prompt.ids)
         check_search(search)
-        for branch in (self.plan.main, *self.plan.extra):
+        for branch in self.branches:
             _fits(branch, request, longest)
         self.said = Transcript(adapter.tokenizer, request, adapter.ends)
         self.tokens: list[int] = []
         self.answer: Answer | None = None
 
-    def sent(self) -> list[Sent]:
-        """Its branches under new names, the main one first."""
-        branches = (self.plan.main, *self.plan.extra)
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The plan's branches, the main one first."""
+        return (self.plan.main, *self.plan.extra)
+
+    def sent(self, salt: str = "") -> list[Sent]:
+        """Its branches under new names, the main one first; only those with the same salt share
+        keys and values.
+        """
         group = uuid.uuid4().hex
-        return [_sent(self, branch, branches, group) for branch in branches]
+        return [_sent(self, branch, group, salt) for branch in self.branches]
 
     def hear(self, tokens: Sequence[int], ended: bool) -> Event | None:
         """Takes tokens of the main branch; returns what there is to tell."""
@@ -102,20 +108,20 @@ class Submission:
         return self.said.last(self.answer)
 
 
-def _sent(one: Submission, branch: Branch, branches: Sequence[Branch], group: str) -> Sent:
+def _sent(one: Submission, branch: Branch, group: str, salt: str) -> Sent:
     steers = _steers(one.plan, branch)
     asked = Asked(
         strategy=one.chosen.resolved.name,
         params=one.request.params,
         sampling=one.request.sampling,
         branch=branch.name,
-        branches=tuple(each.name for each in branches),
-        group=group if len(branches) > 1 else "",
+        branches=tuple(each.name for each in one.branches),
+        group=group if len(one.branches) > 1 else "",
         steers=steers,
         sizes=tuple(image.size for image in branch.prompt.images),
     )
     name = f"halu-{group}-{branch.name}"
-    return Sent(name, branch.prompt, asked, name if steers else "")
+    return Sent(name, branch.prompt, asked, name if steers else salt)
 
 
 def _steers(plan: Plan, branch: Branch) -> bool:
@@ -126,14 +132,8 @@ def _steers(plan: Plan, branch: Branch) -> bool:
 
 def _fits(branch: Branch, request: Request, longest: int) -> None:
     check_pixels(branch.prompt)
-    length = len(branch.prompt.ids)
-    if length + request.sampling.max_new_tokens > longest:
-        raise BadInput(
-            f"A prompt of {length} tokens and {request.sampling.max_new_tokens} new ones are more"
-            f" than the engine's {longest}.",
-            hint="Ask for fewer, or load with a greater max_model_len.",
-            param="max_new_tokens",
-        )
+    length, most = len(branch.prompt.ids), request.sampling.max_new_tokens
+    check_room(length, most, longest, "The engine's is its max_model_len.")
 
 
 def _check(request: Request) -> None:

@@ -84,9 +84,13 @@ def test_mistakes_are_told_before_the_engine_hears(
     assert not vlm.engine.has_unfinished_requests()
 
 
+def no_words(asides: Any) -> None:
+    raise AssertionError("nothing is said beside decoding")
+
+
 def outcome(vlm: Any, asked: list[tuple[Any, str]]) -> list[str]:
     """What raw engine requests come to: the reason that they end by."""
-    one = Submission(vlm.adapter, request("vcd"), vlm._say, vlm.longest)
+    one = Submission(vlm.adapter, request("vcd"), no_words, vlm.context)
     sent = one.sent()[0]
     for number, (text, salt) in enumerate(asked):
         own = params(Sampling(max_new_tokens=3), vlm.adapter.ends)
@@ -137,14 +141,14 @@ def test_a_partner_that_never_comes(serve: Any, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_partner_that_leaves(serve: Any, stock: Any) -> None:
     vlm = serve("tiny-llava")
-    one = Submission(vlm.adapter, request("vcd"), vlm._say, vlm.longest)
+    one = Submission(vlm.adapter, request("vcd"), no_words, vlm.context)
     main, other = one.sent()
-    vlm.submit([main, other], params(Sampling(max_new_tokens=50), vlm.adapter.ends))
+    vlm.submit([main, other], Sampling(max_new_tokens=50))
     for _ in range(3):
-        vlm._step()
+        vlm.step()
     vlm.drop([other.name])
     for _ in range(3):
-        vlm._step()
+        vlm.step()
     assert "has ended" in str(vlm.take(main.name)[-1].stop_reason)
     vlm.drop([main.name])
     assert compared(vlm, stock("tiny-llava"), [request("vcd")]) == []

@@ -1,0 +1,96 @@
+"""A model in a vLLM engine, whoever steps it: branches go in, and what the engine says to each is
+kept until somebody takes it.
+"""
+
+import threading
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from halu.adapters import bare_adapter
+from halu.batch import Batched
+from halu.errors import Failed, Unsupported
+from halu.types import Sampling
+from halu.vllm.batch import Batch
+from halu.vllm.submission import Sent
+
+
+class InEngine(Batched):
+    """A model in a vLLM engine.
+
+    Args:
+        name: built-in name, folder, or Hugging Face id.
+        config: vLLM's of the model.
+        processor: vLLM's own, which knows how the pixels of several pictures lie.
+    """
+
+    tells_evidence = False
+
+    def __init__(self, name: str, config: Any, processor: Any) -> None:
+        self._name = name
+        self.adapter = bare_adapter(name)
+        self.tokenizer = self.adapter.tokenizer
+        self.config = config
+        self.processor = processor
+        self._lock = threading.RLock()
+        self._heard: dict[str, list[Any]] = {}
+
+    @property
+    def name(self) -> str:
+        """The name it was loaded by."""
+        return self._name
+
+    @property
+    def context(self) -> int:
+        """Tokens that the engine has room for in one request."""
+        found: int = self.config.max_model_len
+        return found
+
+    @property
+    def weights(self) -> int:
+        """Bytes of its weights, by their number."""
+        each: int = self.config.dtype.itemsize
+        return each * sum(int(weight.numel()) for weight in self.adapter.model.parameters())
+
+    def batch(self) -> Batch:
+        """Requests of one caller; others may run in the same engine."""
+        return Batch(self)
+
+    @abstractmethod
+    def submit(self, sent: Sequence[Sent], sampling: Sampling) -> None:
+        """Gives branches to the engine."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """Goes on until the engine has something to say, for a moment at most."""
+
+    @abstractmethod
+    def drop(self, names: Sequence[str]) -> None:
+        """Ends branches that nobody listens to any more."""
+
+    def _listen(self, sent: Sent) -> None:
+        """Keeps what is said to a main branch; the others hear the same."""
+        if sent.asked.main:
+            self._heard[sent.name] = []
+
+    def take(self, name: str) -> list[Any]:
+        """What the engine has said to a main branch since the last call."""
+        with self._lock:
+            heard = self._heard.get(name, [])
+            if heard:
+                self._heard[name] = []
+            return heard
+
+    @staticmethod
+    def ended(found: Any) -> bool:
+        """Whether a branch has ended.
+
+        Raises:
+            HaluError: if it has failed.
+        """
+        if found.finish_reason == "error":
+            why = str(found.stop_reason or "vLLM gave the request up.")
+            raise Unsupported(why, param="strategy")
+        if found.finish_reason == "abort":
+            raise Failed("vLLM gave the request up.")
+        return found.finish_reason is not None

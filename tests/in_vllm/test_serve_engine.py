@@ -1,0 +1,159 @@
+"""`halu serve --backend vllm`: the service's routes over an engine of vLLM's."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from conftest import ENGINE
+from live import Live, chat, live, until
+from vllm_requests import picture
+
+from halu.errors import Unavailable
+from halu.vlm import asking
+
+MIXED = ("greedy", "vcd", "vhr", "ritual", "var", "vhr+ritual", "m3id", "dola", "pai", "code")
+QUESTION = "What is this? Tell me everything."
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Live]:
+    with live(backend="vllm", vllm=ENGINE, max_new_tokens=128) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(server: Live) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def body(strategy: str, number: int, **more: Any) -> dict[str, Any]:
+    """A chat request in the client's terms."""
+    sent = chat(picture(number), QUESTION, max_tokens=16, **more)
+    return {**sent, "model": f"tiny-llava@{strategy}"}
+
+
+def wanted(stock: Any, strategy: str, number: int) -> str:
+    """What transformers says to the same request."""
+    hf = stock("tiny-llava")
+    answer = hf.generate([asking(picture(number), QUESTION, strategy=strategy, max_new_tokens=16)])
+    text: str = answer[0].text
+    return text
+
+
+def test_concurrent_strategies_answer_as_under_transformers(client: Any, stock: Any) -> None:
+    def ask(number: int) -> Any:
+        return client.chat.completions.create(**body(MIXED[number], number))
+
+    with ThreadPoolExecutor(len(MIXED)) as together:
+        replies = list(together.map(ask, range(len(MIXED))))
+    for number, (strategy, reply) in enumerate(zip(MIXED, replies, strict=True)):
+        assert reply.choices[0].message.content == wanted(stock, strategy, number), strategy
+        assert reply.halu["strategy"]["name"] == strategy
+        assert reply.usage.completion_tokens > 0
+
+
+def test_a_stream_says_the_same_piece_by_piece(client: Any, stock: Any) -> None:
+    pieces, usage = [], None
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    for chunk in client.chat.completions.create(**body("vcd", 1, **options)):
+        pieces += [one.delta.content for one in chunk.choices if one.delta.content]
+        usage = chunk.usage or usage
+    assert len(pieces) > 2
+    assert "".join(pieces) == wanted(stock, "vcd", 1)
+    assert usage.completion_tokens > 2
+
+
+def test_one_token_can_be_streamed(client: Any) -> None:
+    sent = {**body("vcd", 1), "max_tokens": 1, "stream": True}
+    *_, last = client.chat.completions.create(**sent)
+    assert last.choices[0].finish_reason == "length"
+
+
+def unfinished(server: Live) -> bool:
+    (worker,) = server.site.workers.values()
+    vlm: Any = worker.shelf.loaded["tiny-llava"]
+    return bool(vlm.engine.has_unfinished_requests())
+
+
+def test_a_client_that_leaves_frees_the_engine(server: Live) -> None:
+    sent = {**body("vcd", 0), "max_tokens": 100, "stream": True, "stop": ["never said"]}
+    with httpx2.stream(
+        "POST", f"{server.url}/v1/chat/completions", json=sent, trust_env=False
+    ) as stream:
+        next(stream.iter_lines())
+    until(lambda: not unfinished(server))
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "word"),
+    [
+        ({"halu": {"strategy": "vcdd"}, "model": "tiny-llava"}, 400, "vcdd"),
+        ({"halu": {"params": {"alpha": "x"}}}, 400, "alpha"),
+        ({"halu": {"strategy": "beam"}, "model": "tiny-llava"}, 400, "several hypotheses"),
+        ({"halu": {"evidence": True}}, 400, "evidence"),
+        ({"halu": {"detectors": ["uncertainty"]}}, 400, "evidence"),
+        ({"logprobs": True}, 400, "logprobs"),
+        ({"max_tokens": 128, "messages": [{"role": "user", "content": "a " * 450}]}, 400, "512"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(
+    server: Live, change: dict[str, Any], status: int, word: str
+) -> None:
+    reply = server.post("/v1/chat/completions", **{**body("vcd", 0), **change})
+    assert reply.status_code == status, reply.text
+    assert word in reply.json()["error"]["message"]
+
+
+def test_a_long_prompt_is_refused_as_elsewhere(server: Live) -> None:
+    sent = {**body("vcd", 0), "max_tokens": 128}
+    sent["messages"][0]["content"][1]["text"] = "a dog " * 230
+    error = server.post("/v1/chat/completions", **sent).json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert "512" in error["message"]
+
+
+def test_a_detector_may_ask_the_engine_again(server: Live) -> None:
+    reply = server.post(
+        "/v1/chat/completions", **body("greedy", 0, halu={"detectors": ["consistency"]})
+    )
+    assert reply.status_code == 200, reply.text
+    assert isinstance(reply.json()["halu"]["findings"], list)
+
+
+def test_metrics_name_the_backend(server: Live) -> None:
+    server.post("/v1/chat/completions", **body("vcd", 0))
+    page = server.get("/metrics").text
+    labels = '{backend="vllm",finished_reason="length",model="tiny-llava",strategy="vcd"}'
+    assert f"halu_request_success_total{labels}" in page
+    extra = [line for line in page.splitlines() if line.startswith("halu_extra_forward_passes")]
+    assert any('strategy="vcd"' in line and not line.endswith(" 0.0") for line in extra)
+
+
+def test_a_running_answer_ends_before_the_server_does() -> None:
+    with live(backend="vllm", vllm=ENGINE, models="tiny-qwen") as own:
+        sent = {**body("vcd", 0), "model": "tiny-qwen@vcd", "max_tokens": 60}
+        replies: list[Any] = []
+        asking = threading.Thread(
+            target=lambda: replies.append(own.post("/v1/chat/completions", **sent))
+        )
+        asking.start()
+        until(
+            lambda: any(lane.tasks for w in own.site.workers.values() for lane in w.lanes.values())
+        )
+        own.server.handle_exit(signal.SIGTERM, None)
+        assert own.get("/ready").status_code == 503
+        asking.join()
+        assert replies[0].status_code == 200
+        assert json.loads(replies[0].text)["usage"]["completion_tokens"] > 0
+
+
+def test_without_vllm_the_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="not installed"), live(backend="vllm"):
+        pass

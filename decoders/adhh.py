@@ -68,7 +68,7 @@ class Silence(AttentionPolicy):
     """Groups: 0 up to the last picture's end, 1 after it; `heads` [H] by layer."""
 
     settled = True
-
+    pieces = True
     rows = "last"
     groups = 2
     generated = 1

@@ -142,6 +142,7 @@ class Calibrated(AttentionPolicy):
     groups = 2
     key_rows = "after_image"
     carries = True
+    pieces = True
 
     def __init__(self, layout: Layout, params: CAAC.Params, kappa: dict[int, Tensor]) -> None:
         self.params = params

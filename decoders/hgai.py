@@ -73,6 +73,7 @@ class Guide(AttentionPolicy):
 
     rows = "last"
     keyed = True
+    pieces = True
 
     def __init__(self, layout: Layout, alpha: float, layers: tuple[int, ...]) -> None:
         self.alpha = alpha

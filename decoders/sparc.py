@@ -75,6 +75,7 @@ class Progress(AttentionPolicy):
     rows = "decode"
     keyed = True
     carries = True
+    pieces = True
 
     def __init__(self, layout: Layout, params: SPARC.Params, layer: int, layers: range) -> None:
         self.params = params

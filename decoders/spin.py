@@ -58,6 +58,7 @@ class Suppress(AttentionPolicy):
     """Factors of the heads [H] for the newest row, by layer."""
 
     rows = "last"
+    pieces = True
 
     def __init__(self, layout: Layout, params: SPIN.Params, layers: tuple[int, ...]) -> None:
         self.params = params

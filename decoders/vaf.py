@@ -69,7 +69,7 @@ class Amplify(AttentionPolicy):
     """Groups: 0 the others, 1 picture, 2 system message."""
 
     settled = True
-
+    pieces = True
     rows = "after_image"
     groups = 3
 

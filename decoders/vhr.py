@@ -86,6 +86,7 @@ class Reinforce(AttentionPolicy):
     ) -> None:
         self.params = params
         self.rows = params.rows
+        self.pieces = params.rows == "last"
         self.blind = blind
         self.layers = layers
         self._scale: dict[int, Tensor] = {}

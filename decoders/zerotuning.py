@@ -93,7 +93,7 @@ class Scale(AttentionPolicy):
     """Groups: 0 the others, 1 the first token; `scaled` [L, H] says which heads take part."""
 
     settled = True
-
+    pieces = True
     groups = 2
 
     def __init__(self, length: int, params: ZeroTuning.Params, scaled: Tensor) -> None:

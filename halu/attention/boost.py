@@ -22,6 +22,7 @@ class Boost(AttentionPolicy):
     """
 
     settled = True
+    pieces = True
 
     def __init__(
         self, labels: Tensor, amounts: Sequence[float], layers: range, rows: Rows = "last"

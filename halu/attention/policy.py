@@ -37,6 +37,10 @@ class AttentionPolicy:
             with the same tables, and weighs masses by the same function, so that a recorded step
             can be repeated without asking it again. Then it neither reads generated tokens'
             streams nor looks at their rows nor hears their scores.
+        pieces: whether the prompt may come to it in pieces, forward after forward: what it does to
+            a row rests on tables that it has from the start, or it acts from the prompt's last row
+            on. Of the prompt it is then shown that row alone, by one `look`, and `head_scale` is
+            given it; it watches, reads and borrows nothing.
     """
 
     rows: Rows = "all"
@@ -48,6 +52,7 @@ class AttentionPolicy:
     reads: Literal["none", "prompt", "all"] = "none"
     carries: bool = False
     settled: bool = False
+    pieces: bool = False
 
     def fork(self) -> "AttentionPolicy":
         """The policy of another hypothesis that goes on from here: itself, unless it learns from

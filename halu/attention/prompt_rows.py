@@ -16,41 +16,49 @@ from halu.attention.steered import Steered
 def prompt_outputs(
     layer: int, row: Steered, q: Tensor, k: Tensor, v: Tensor, scale: float, out: Tensor
 ) -> Tensor:
-    """One prompt's outputs [1, H, T, D], from what the host's attention gives."""
-    keys = k.shape[2]
-    _watch(layer, row, q, k, scale)
-    row.look(layer, q, k, scale)
+    """Outputs [1, H, Q, D] of one prompt's rows, from what the host's attention gives.
+
+    The queries are those of the last Q keys: of all, or of the piece of the prompt that has come.
+    """
+    first, whole = k.shape[2] - q.shape[2], k.shape[2] >= row.layout.length
+    if whole:
+        _watch(layer, row, q, k, scale)
+        row.look(layer, q, k, scale)
     out = out.clone()
     heads = next((h for p in row.policies if (h := p.borrowed_heads(layer)) is not None), None)
     if heads is not None:
         q, k, v = _borrowed(heads, q, k, v)
-    for start, stop, part in _segments(row, keys, lent=heads is not None):
+    for start, stop, part in _segments(row, first, k.shape[2], lent=heads is not None):
         if part.changes(layer) or heads is not None:
-            some = (q[:, :, start:stop], k, v)
+            own = slice(start - first, stop - first)
+            some = (q[:, :, own], k, v)
             found = regrouped(layer, [part], some, scale, *tables(layer, part, k), first=start)
-            out[:, :, start:stop] = found.to(out.dtype)
-    last = out[0, :, -1].to(torch.float32, copy=True)  # before any policy scales it
+            out[:, :, own] = found.to(out.dtype)
+    # the last row's, before any policy scales it
+    last = out[0, :, -1].to(torch.float32, copy=True) if whole else None
     for policy in row.policies:
         factor = policy.head_scale(layer, last)
         if factor is not None:
-            rows = slice(row.starts(policy.rows), None)
+            rows = slice(max(row.starts(policy.rows) - first, 0), None)
             out[:, :, rows] = out[:, :, rows] * factor.to(out)[:, None, None]
     if row.trace is not None:
-        *_, (_, _, part) = _segments(row, keys, lent=True)
+        *_, (_, _, part) = _segments(row, first, k.shape[2], lent=True)
         record(layer, row.trace, part, q[:, :, -1:], k, scale)
     return out
 
 
-def _segments(row: Steered, keys: int, lent: bool) -> Iterator[tuple[int, int, Regrouping]]:
-    """Rows [start, stop) of a prompt and the policies that act on them; with `lent`, rows on which
-    none acts come too.
+def _segments(
+    row: Steered, first: int, keys: int, lent: bool
+) -> Iterator[tuple[int, int, Regrouping]]:
+    """Rows [start, stop) of a prompt, from `first` on, and the policies that act on them; with
+    `lent`, rows on which none acts come too.
     """
     bare = (0, Regrouping((), (), keys))
     passes = (bare, *row.passes) if lent else row.passes
     stops = (*(start for start, _ in passes), keys)[1:]
     for (start, part), stop in zip(passes, stops, strict=True):
-        if start < min(stop, keys):
-            yield start, min(stop, keys), part
+        if max(start, first) < min(stop, keys):
+            yield max(start, first), min(stop, keys), part
 
 
 def _watch(layer: int, row: Steered, q: Tensor, k: Tensor, scale: float) -> None:

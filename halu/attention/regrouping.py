@@ -55,7 +55,7 @@ class Regrouping:
         """
         table = self._tables.get(layer)
         if table is None or table.shape[-1] < keys:
-            table = self._table(layer, keys + ROOM, device)
+            table = self._table(layer, max(keys, self.length) + ROOM, device)
             self._tables[layer] = table
         return table[..., :keys]
 

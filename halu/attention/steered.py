@@ -64,6 +64,11 @@ class Steered:
         return quiet and all(policy.settled for policy in self.policies)
 
     @property
+    def pieces(self) -> bool:
+        """Whether its prompt may be read in pieces."""
+        return self.trace is None and all(policy.pieces for policy in self.policies)
+
+    @property
     def active(self) -> bool:
         """Whether attention has anything to do."""
         return bool(self.policies) or self.trace is not None

@@ -21,12 +21,11 @@ Early = Callable[[Mapping[int, Tensor], Sequence[Tap]], dict[Tap, Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """A request's newest row: its name, its number in the batch, the tokens before."""
+    """A request's newest row: its name, its number in the batch."""
 
     name: str
     number: int
     one: Part
-    seen: Sequence[int]
 
 
 @dataclass(slots=True)
@@ -35,15 +34,24 @@ class Outcome:
 
     Attributes:
         tokens: the token of each request that has one, by number in the batch.
+        left: requests whose token vLLM draws, by number in the batch.
         dropped: requests whose row did not count, and how many tokens they read again.
         failed: requests that are over, and why.
-        mute: numbers of those that get no token in this step.
+        mute: numbers of those that get no token in this step, and how many tokens they read again.
     """
 
     tokens: dict[int, int] = field(default_factory=dict)
+    left: dict[int, Part] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    mute: list[int] = field(default_factory=list)
+    mute: dict[int, int] = field(default_factory=dict)
+
+    def settle(self, sampled: Tensor) -> None:
+        """vLLM has drawn [N, 1]: halu's tokens take the place of its own, and its own are heard."""
+        for number, token in self.tokens.items():
+            sampled[number, 0] = token
+        for number, one in self.left.items():
+            one.tokens.append(int(sampled[number, 0]))
 
 
 def choose(logits: Tensor, newest: Sequence[Newest], early: Early) -> Outcome:
@@ -55,18 +63,18 @@ def choose(logits: Tensor, newest: Sequence[Newest], early: Early) -> Outcome:
     for row in newest:
         requests[row.one.asked.group or row.name].append(row)
     for rows in requests.values():
-        for row in rows:
-            if len(rows) == len(row.one.asked.branches):
-                row.one.told(logits[row.number].float())
+        whole = len(rows) == len(rows[0].one.asked.branches)
+        for row in rows if whole else ():
+            row.one.told(logits[row.number].float())
         why = next((row.one.failure for row in rows if row.one.failure is not None), None)
-        if why is None and len(rows) == len(rows[0].one.asked.branches):
+        if why is None and whole:
             why = _joined(logits, rows, early, outcome)
         elif why is None:
-            outcome.dropped |= {row.name: row.one.seen if row.one.steers else 1 for row in rows}
-            outcome.mute += [row.number for row in rows]
+            for row in rows:
+                outcome.dropped[row.name] = outcome.mute[row.number] = row.one.again()
         if why is not None:
             outcome.failed |= {row.name: why for row in rows}
-            outcome.mute += [row.number for row in rows]
+            outcome.mute |= {row.number: 0 for row in rows}
     return outcome
 
 
@@ -82,17 +90,21 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
     try:
         scores = {row.one.asked.branch: logits[row.number].float() for row in rows}
         heads = _early(early, one.steering, one.plan.taps)
-        ruled = one.plan.rule(Step(len(main.seen), scores, list(main.seen), heads))
-        token = draw(one, ruled, main.seen)
+        ruled = one.plan.rule(Step(len(one.tokens), scores, list(one.tokens), heads))
+        token = draw(one, ruled)
+        for row in rows:
+            logits[row.number] = ruled
     except Exception as error:
         one.fail(error)
         return one.failure
-    for row in rows:
-        logits[row.number] = ruled
-        if token is not None:
-            outcome.tokens[row.number] = token
     if token is None and len(rows) > 1:
         return "A request of several branches must say how tokens are drawn (sampling)."
+    for row in rows:
+        if token is None:
+            outcome.left[row.number] = row.one
+        else:
+            outcome.tokens[row.number] = token
+            row.one.tokens.append(token)
     return None
 
 

@@ -23,6 +23,9 @@ from halu.strategy import Branch, Plan, Said
 from halu.types import Message, Request, Sampling, question
 from halu.vllm.asked import Asked
 
+Share = Callable[[AttentionPolicy], AttentionPolicy]
+"""Makes of a policy of all heads one of those that are here."""
+
 
 class FrontContext(RequestContext):
     """Where the request comes in: prompts can be made, and texts said by plain decoding."""
@@ -62,6 +65,7 @@ class EngineContext(RequestContext):
     """
 
     making = False
+    share: Share
 
     def branch(self, name: str, **how: Any) -> Branch:
         """Its name, and how it is steered."""
@@ -90,7 +94,7 @@ class EngineContext(RequestContext):
         """The branch's row [V], once policies are made."""
         if not self.making:
             raise _refused("reads a prompt's scores before it knows its branches")
-        return super().prefill(branch, policies)
+        return super().prefill(branch, tuple(self.share(policy) for policy in policies))
 
     def after(self, branches: Sequence[Branch], tokens: Sequence[int]) -> Tensor:
         """Refused."""
@@ -102,7 +106,7 @@ class EngineContext(RequestContext):
 
 
 def planned(
-    adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask
+    adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask, share: Share
 ) -> tuple[Plan, Callable[[], Steered]]:
     """One engine request's plan, and what makes its steering.
 
@@ -111,6 +115,7 @@ def planned(
         asked: what the request carries.
         prompt: its prompt.
         ask: how prompts are read beside decoding.
+        share: makes policies those of the heads that are here.
 
     Raises:
         HaluError: if it cannot be planned here.
@@ -140,8 +145,10 @@ def planned(
 
     def make() -> Steered:
         for context in contexts:
-            context.making = True  # type: ignore[attr-defined]  # an EngineContext
-        return Steered(prompt.layout, steered(plan, own)(), None, taps)
+            assert isinstance(context, EngineContext)
+            context.making, context.share = True, share
+        policies = tuple(share(policy) for policy in steered(plan, own)())
+        return Steered(prompt.layout, policies, None, taps)
 
     return plan, make
 

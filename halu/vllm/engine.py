@@ -15,9 +15,8 @@ from halu.vllm.model import InEngine
 from halu.vllm.submission import Sent, engine_input
 
 OPTIONS: dict[str, Any] = {
-    "worker_cls": "halu.vllm.v1.Worker",
+    "worker_cls": "halu.vllm.worker.Worker",
     "scheduler_cls": "halu.vllm.scheduler.Coupled",
-    "enable_chunked_prefill": False,
     "enforce_eager": True,
     "mm_processor_cache_gb": 0,
     "mm_device_do_normalize": False,

@@ -74,21 +74,22 @@ class Groups:
         return {name for one in waiting if now - one.since > self.patience for name in one.members}
 
     def admits(self, name: str, running: frozenset[str], slots: int) -> bool:
-        """Whether a waiting branch may be let in.
+        """Whether a waiting request may be let in.
 
         A branch comes in when another of its request runs already; or, as the first of its request,
         when all have arrived, no other request is half in, and there are slots for all. Else
-        branches that wait for each other could fill all slots.
+        branches that wait for each other could fill all slots. While a request is half in, nobody
+        else comes before its other branches.
         """
         group = self._of.get(name)
-        if group is None:
-            return True
-        if not group.whole:
+        if group is not None and any(member in running for member in group.members):
+            return group.whole
+        if (group is not None and not group.whole) or self._half_open(running):
             return False
-        if any(member in running for member in group.members):
-            return True
-        half_open = any(
+        return group is None or slots >= group.size
+
+    def _half_open(self, running: frozenset[str]) -> bool:
+        return any(
             one.whole and 0 < sum(member in running for member in one.members) < one.size
             for one in self._named.values()
         )
-        return not half_open and slots >= group.size

@@ -1,6 +1,6 @@
 """One engine request as the worker keeps it: its plan, its steering, what it drew from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -8,12 +8,12 @@ from torch import Tensor
 from halu.adapters import Adapter
 from halu.attention.steered import Steered
 from halu.context import Ask
-from halu.errors import HaluError
+from halu.errors import Failed, HaluError
 from halu.prompt import Prompt
 from halu.search import Search
 from halu.strategy import Plan
 from halu.vllm.asked import Asked
-from halu.vllm.contexts import check_search, planned
+from halu.vllm.contexts import Share, check_search, planned
 
 INTERRUPTED = "interrupted"
 """How a failure begins after which the same request may simply be made again."""
@@ -30,6 +30,7 @@ class Part:
         steering: its policies and taps.
         search: how tokens are drawn; none: by vLLM.
         seen: how many tokens have gone through the model.
+        tokens: those that count.
         failure: why it cannot go on.
     """
 
@@ -39,6 +40,7 @@ class Part:
     steering: Steered | None = None
     search: Search | None = None
     seen: int = 0
+    tokens: list[int] = field(default_factory=list)
     failure: str | None = None
     make: Callable[[], Steered] | None = field(default=None, repr=False)
 
@@ -55,8 +57,8 @@ class Part:
     def scheduled(self, before: int, count: int) -> bool:
         """Takes note that `count` tokens are about to be read after `before` others.
 
-        A policy must see the whole prompt at once, then every token once. What else vLLM may do (go
-        on in the middle after a preemption) ends the request.
+        A policy must be shown every token once, the prompt at once unless it takes pieces. What
+        else vLLM may do (read tokens that counted anew, after a preemption) ends the request.
 
         Returns:
             Whether something acts on these rows.
@@ -64,17 +66,25 @@ class Part:
         if self.failure is not None or self.steering is None:
             return False
         if self.steers:
-            whole, next_one = before == 0 and count == self.length, before == self.seen > 0
-            if whole and self.seen:
+            if before == 0 and self.seen:
                 self._restart()
-            if not whole and not (next_one and count == 1):
+            if self.failure is None and not self._follows(before, count):
                 self.failure = (
                     f"{INTERRUPTED}: a steered prompt was read in pieces, or its memory was given"
                     " to others."
                 )
-                return False
         self.seen = before + count
         return self.failure is None and (self.steers or bool(self.steering.taps))
+
+    def again(self) -> int:
+        """The newest row does not count. How many tokens are to be read again: one, unless a policy
+        would be shown it twice; then all.
+        """
+        steering = self.steering
+        once = not self.steers or (steering is not None and steering.pieces and steering.settled)
+        if once:
+            self.seen -= 1
+        return 1 if once else self.seen
 
     def told(self, row: Tensor) -> None:
         """Tells the policies the branch's row of scores [V]."""
@@ -83,29 +93,47 @@ class Part:
             if self.steering.failure is not None:
                 self.fail(self.steering.failure)
 
+    def _follows(self, before: int, count: int) -> bool:
+        """Whether the policies may be shown these tokens."""
+        assert self.steering is not None
+        if before + count > self.length:  # a generated token
+            return before == self.seen and count == 1
+        return before == self.seen and (count == self.length or self.steering.pieces)
+
     def _restart(self) -> None:
         assert self.make is not None
+        self.seen = 0
+        if self.tokens:  # their policies have learnt from them
+            self.failure = f"{INTERRUPTED}: its memory was given to others."
+            return
         try:
             self.steering = self.make()
         except Exception as error:
             self.fail(error)
 
 
-def part(adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask) -> Part:
+def part(adapter: Adapter, one: Part, prompt: Prompt, ask: Ask, share: Share, longest: int) -> Part:
     """Plans one engine request. What goes wrong is its `failure`; nothing is raised.
 
     Args:
         adapter: the model, without weights.
-        asked: what the request carries.
+        one: the request.
         prompt: its prompt.
         ask: how prompts are read beside decoding.
+        share: makes policies those of the heads that are here.
+        longest: most tokens that are read at once.
     """
-    one = Part(asked, len(prompt.ids))
+    asked = one.asked
     try:
-        one.plan, one.make = planned(adapter, asked, prompt, ask)
+        one.plan, one.make = planned(adapter, asked, prompt, ask, share)
         one.steering = one.make()
         if one.steers and not asked.steers:
             one.failure = "This strategy changes keys and values; the request must say so (steers)."
+        if one.steers and one.length > longest and not one.steering.pieces:
+            one.failure = (
+                f"This strategy must see a prompt at once; one of {one.length} tokens needs"
+                f" --max-num-batched-tokens {one.length}."
+            )
         if asked.main and asked.sampling is not None:
             one.search = one.plan.search.start(asked.sampling, adapter.ends, prompt.ids)
             check_search(one.search)
@@ -114,10 +142,17 @@ def part(adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask) -> Part:
     return one
 
 
-def draw(one: Part, row: Tensor, seen: Sequence[int]) -> int | None:
-    """The next token from the rule's row [V]; none if vLLM is to draw it."""
+def draw(one: Part, row: Tensor) -> int | None:
+    """The next token from the rule's row [V]; none if vLLM is to draw it.
+
+    Raises:
+        Failed: if the search gives no token of the vocabulary.
+    """
     if one.search is None:
         return None
     assert one.steering is not None
-    choices = one.search.advance(row[None], [list(seen)], [one.steering.policies])
-    return choices[0].token
+    choices = one.search.advance(row[None], [list(one.tokens)], [one.steering.policies])
+    token = int(choices[0].token)
+    if not 0 <= token < len(row):
+        raise Failed(f"The search chose token {token} of {len(row)}.")
+    return token

@@ -12,7 +12,7 @@ from typing import Any
 from halu.errors import Unavailable, Unsupported
 from halu.vllm import TESTED
 
-RUNNER: Mapping[str, tuple[str, ...]] = {
+V1: Mapping[str, tuple[str, ...]] = {
     "_update_states": ("scheduler_output",),
     "_model_forward": ("input_ids", "positions", "intermediate_tensors", "inputs_embeds"),
     "_sample": ("logits", "spec_decode_metadata"),
@@ -20,7 +20,16 @@ RUNNER: Mapping[str, tuple[str, ...]] = {
     "initialize_kv_cache": ("kv_cache_config",),
 }
 """Methods of vLLM's first model runner that are extended, and what they are called with."""
-STATE = ("requests", "input_batch", "query_start_loc", "discard_request_mask", "model_config")
+V2: Mapping[str, tuple[str, ...]] = {
+    "finish_requests": ("scheduler_output",),
+    "add_requests": ("scheduler_output",),
+    "prepare_inputs": ("scheduler_output", "batch_req_state"),
+    "execute_model": ("scheduler_output",),
+    "sample": ("hidden_states", "input_batch"),
+    "sample_tokens": ("grammar_output",),
+    "initialize_kv_cache": ("kv_cache_config",),
+}
+"""The same of its second."""
 SCHEDULER: Mapping[str, tuple[str, ...]] = {
     "schedule": (),
     "add_request": ("request",),
@@ -41,16 +50,13 @@ def register() -> None:
     register_backend(AttentionBackendEnum.CPU_ATTN, PATH)
 
 
-def check_runner(runner: Any) -> None:
+def check_runner(runner: Any, wanted: Mapping[str, tuple[str, ...]]) -> None:
     """Raises if the runner is not as it was when halu was tested.
 
     Raises:
         Unavailable: naming what is missing and the tested versions.
     """
-    check_methods(type(runner).__mro__[1], RUNNER)
-    for name in STATE:
-        if not hasattr(runner, name):
-            raise _moved(f"{type(runner).__name__} has no {name}")
+    check_methods(type(runner).__mro__[1], wanted)
 
 
 def check_config(config: Any) -> None:
@@ -63,13 +69,20 @@ def check_config(config: Any) -> None:
         Unsupported: naming the option to change.
     """
     parallel, compiled = config.parallel_config, config.compilation_config
+    scheduling = config.scheduler_config
     wrong = {
-        "one process: no --tensor-parallel-size, --pipeline-parallel-size": parallel.world_size > 1,
+        "no --pipeline-parallel-size": parallel.pipeline_parallel_size > 1,
         "no --data-parallel-size": parallel.data_parallel_size > 1,
+        "no context parallelism": max(
+            parallel.decode_context_parallel_size, parallel.prefill_context_parallel_size
+        )
+        > 1,
+        "no --enable-batch-sharded-sampling": bool(parallel.enable_batch_sharded_sampling),
+        "no --long-prefill-token-threshold": scheduling.long_prefill_token_threshold > 0,
         "no --speculative-config": config.speculative_config is not None,
         "--enforce-eager": compiled.mode.name != "NONE",
         "--kv-cache-dtype auto": config.cache_config.cache_dtype != "auto",
-        "--no-async-scheduling": bool(config.scheduler_config.async_scheduling),
+        "--no-async-scheduling": bool(scheduling.async_scheduling),
     }
     wanted = [option for option, is_wrong in wrong.items() if is_wrong]
     if wanted:

@@ -6,7 +6,7 @@ another branch had none in that step, is read again in a later one. When a branc
 do, and whoever asked is told why.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -33,6 +33,7 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         self.halu_groups = Groups()
         self.halu_failed: dict[str, str] = {}
         self.halu_idle = 0
+        self.halu_full = False
 
     def add_request(self, request: Any) -> None:
         """Takes a request in; what is wrong with it is told in the next step."""
@@ -45,6 +46,7 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
             return
         if asked is None:
             return
+        request.halu_steers = asked.steers
         why = self._unfit(request, asked)
         if why is not None:
             self.halu_failed[name] = why
@@ -56,6 +58,7 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         self.halu_failed |= dict.fromkeys(self.halu_groups.late(), LATE)
         if self.halu_idle >= STALLED:
             self._make_room()
+        self.halu_full = False
         return super().schedule(*args, **kwargs)
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -96,7 +99,26 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
             return False
         running = frozenset(each.request_id for each in self.running)
         slots = self.max_num_running_reqs - len(self.running)
-        return self.halu_groups.admits(name, running, slots)
+        if not self.halu_groups.admits(name, running, slots):
+            return False
+        group = self.halu_groups.of(name)
+        members = [request] if group is None else list(group.members.values())
+        if any(one.request_id in running for one in members):
+            return True
+        self.halu_full = self.halu_full or not self._has_room(members)
+        return not self.halu_full
+
+    def _has_room(self, members: Sequence[Any]) -> bool:
+        """Whether this step can read the prompts of a request at once, if policies act on them and
+        any step could.
+        """
+        if not any(getattr(one, "halu_steers", False) for one in members):
+            return True
+        most = left = self.max_num_scheduled_tokens
+        for one in self.running:
+            left -= min(left, one.num_tokens_with_spec - one.num_computed_tokens)
+        needed = sum(one.num_tokens for one in members)
+        return bool(needed <= left or needed > most)
 
     def has_requests(self) -> bool:
         """Whether there is anything to do, telling failures included."""
@@ -106,8 +128,6 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         """Why a request can never run here."""
         if asked.steers and self.cache_config.enable_prefix_caching and not request.cache_salt:
             return "A strategy that changes keys and values needs a cache_salt of its own."
-        if asked.steers and self.scheduler_config.enable_chunked_prefill:
-            return "This strategy sees whole prompts: start vLLM with --no-enable-chunked-prefill."
         most = request.num_prompt_tokens + (request.max_tokens or 0)
         blocks = -(-most // self.block_size) * len(asked.branches)
         there = self.kv_cache_config.num_blocks - 1  # one is vLLM's own

@@ -35,8 +35,8 @@ class Rows:
 
     @property
     def prompt(self) -> bool:
-        """Whether these are a prompt's rows, and not a generated token's."""
-        return self.before == 0
+        """Whether these are a prompt's rows, or a piece of them, and not a generated token's."""
+        return self.before < self.steering.layout.length
 
     def alone(self) -> Steering:
         """The steering of this request's rows by themselves."""
@@ -70,7 +70,7 @@ class Table:
         for rows in active:
             if rows.prompt:
                 own = slice(rows.start, rows.stop)
-                k, v = gather(rows.number, rows.stop - rows.start)
+                k, v = gather(rows.number, rows.before + rows.stop - rows.start)
                 plain = _heads_first(out[own]).clone()
                 found = rows.alone().attend(
                     layer, _heads_first(q[own]), k[None], v[None], scale, plain.__getitem__

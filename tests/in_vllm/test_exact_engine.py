@@ -20,6 +20,8 @@ from halu.errors import HaluError
 MODELS = ("tiny-llava", "tiny-qwen")
 FAR = ("vhr", "var", "pai", "spin", "adhh")
 """Strategies of each way to steer attention."""
+IN_PIECES = ("adhh", "caac", "hgai", "pai", "sparc", "spin", "vaf", "zerotuning")
+"""Strategies that act on prompts which are read in pieces."""
 
 
 def counted(vlm: Any, patch: pytest.MonkeyPatch, name: str, count: Callable[..., int]) -> list[int]:
@@ -75,13 +77,26 @@ def test_a_plain_request_leaves_steered_ones_alone(serve: Any, stock: Any) -> No
 def test_pieces_of_prompts(
     serve: Any, stock: Any, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vlm = serve(model, enable_chunked_prefill=True, max_num_batched_tokens=48)
+    vlm = serve(model, max_num_batched_tokens=48)
     dropped = counted(vlm, monkeypatch, "update_from_output", _dropped)
-    requests = mixed([request(name, n) for n, name in enumerate((*BRANCHED, *TAPPED) * 2)])
+    names = (*BRANCHED, *TAPPED, *IN_PIECES)
+    requests = mixed([request(name, n) for n, name in enumerate(names)])
     assert compared(vlm, stock(model), requests) == []
     assert sum(dropped) > 0  # rows that came without their partners'
-    with pytest.raises(HaluError, match="--no-enable-chunked-prefill"):
+    with pytest.raises(HaluError, match="at once.*--max-num-batched-tokens"):
         vlm.generate([request("var")])
+    assert not vlm.engine.has_unfinished_requests()
+
+
+def test_prompts_that_are_read_at_once_wait_for_room(
+    serve: Any, stock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = serve("tiny-llava", max_num_batched_tokens=128)
+    full = counted(vlm, monkeypatch, "_has_room", lambda *_: 1)
+    names = ("var", "vhr", "act", "eah", "glc", "sid", "pai", "var+vcd") * 2
+    requests = mixed([request(name, n) for n, name in enumerate(names)])
+    assert compared(vlm, stock("tiny-llava"), requests) == []
+    assert sum(full) > len(names)
 
 
 @pytest.mark.parametrize("slots", [5, 16])

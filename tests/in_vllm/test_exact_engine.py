@@ -83,7 +83,7 @@ def test_pieces_of_prompts(
     requests = mixed([request(name, n) for n, name in enumerate(names)])
     assert compared(vlm, stock(model), requests) == []
     assert sum(dropped) > 0  # rows that came without their partners'
-    with pytest.raises(HaluError, match="at once.*--max-num-batched-tokens"):
+    with pytest.raises(HaluError, match=r"at once.*--max-num-batched-tokens"):
         vlm.generate([request("var")])
     assert not vlm.engine.has_unfinished_requests()
 

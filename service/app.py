@@ -60,9 +60,17 @@ def make_app(site: Deployment) -> FastAPI:
 
 
 def _telemetry(settings: Settings) -> Any:
-    """FastAPI's own OpenTelemetry: set up from OTEL_* variables, or off altogether."""
+    """FastAPI's own OpenTelemetry: set up from OTEL_* variables, or off altogether. Its logs stay
+    off, since they carry what exceptions say.
+    """
     on = settings.telemetry
-    return {"auto_configure": on, "tracing": on, "metrics": on, "logs": on}
+    return {
+        "auto_configure": on,
+        "tracing": on,
+        "metrics": on,
+        "logs": False,
+        "operation_spans": False,
+    }
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:

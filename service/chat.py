@@ -84,7 +84,8 @@ async def _streamed(
         answering.cancel()
         raise
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
-    return EventStream(answering, stream(answering, asked, check, with_usage=wanted))
+    told = http.scope["state"]["told"]
+    return EventStream(answering, stream(answering, asked, check, told, with_usage=wanted))
 
 
 async def _whole(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -30,6 +31,13 @@ GIVEN_ID = re.compile(r"[\w.-]{1,64}")
 LOCAL = "local"
 """The tenant where there are no keys."""
 LINGER_SECONDS = 2.0
+SPAN = {
+    "model": "gen_ai.request.model",
+    "tokens": "gen_ai.usage.output_tokens",
+    "strategies": "halu.strategies",
+    "pixels": "halu.pixels",
+}
+"""What is told of a request, under the names that its OpenTelemetry span has for it."""
 
 GUARDS = {
     "x-content-type-options": "nosniff",
@@ -139,12 +147,15 @@ class Visit:
                 headers["x-request-id"] = self.id
                 for name, value in GUARDS.items():
                     headers.setdefault(name, value)
+            elif not message.get("more_body"):
+                self._trace()
             await send(message)
 
         return noted
 
     def close(self) -> None:
         """Writes the line."""
+        self._trace()
         told = {
             "method": self.scope["method"],
             "route": getattr(self.scope.get("route"), "path", None),
@@ -154,6 +165,15 @@ class Visit:
             **self.scope["state"]["told"],
         }
         log.info("request", extra={"told": told})
+
+    def _trace(self) -> None:
+        """Tells the request's OpenTelemetry span, if there is one, before it ends."""
+        span = get_current_span()
+        if span.is_recording():
+            told = self.scope["state"]["told"]
+            found = {name: told.get(key) for key, name in SPAN.items()}
+            span.set_attributes({name: value for name, value in found.items() if value is not None})
+            span.set_attribute("halu.request_id", self.id)
 
 
 def too_large(limit: int) -> refusals.TooLarge:

@@ -1,7 +1,10 @@
 """What an operator asks for that can never work, refused before the server listens."""
 
+import os
+import re
+
 from halu.engine import check_model
-from halu.errors import BadInput
+from halu.errors import BadInput, Unavailable
 from halu.planning import choose
 from halu.service.asking import parameters
 from halu.service.schema import Arm
@@ -25,6 +28,29 @@ def check_strategies(settings: Settings) -> None:
     for name in (settings.strategy, *settings.listed_strategies):
         own = parameters(Arm(strategy=name), settings.strategy_params, sampled=False)
         choose(Request(messages=question(""), strategy=name or None, params=own))
+
+
+def check_telemetry(settings: Settings) -> None:
+    """That OpenTelemetry, if it is wanted, can send and has where to.
+
+    Raises:
+        Unavailable: without the exporter.
+        BadInput: without an address.
+    """
+    if not settings.telemetry:
+        return
+    try:
+        import opentelemetry.exporter.otlp.proto.http  # noqa: F401
+    except ImportError:
+        raise Unavailable.without(
+            "telemetry", "Telemetry needs OpenTelemetry's exporter.", param="telemetry"
+        ) from None
+    if not any(re.fullmatch(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT", name) for name in os.environ):
+        raise BadInput(
+            "Telemetry has nowhere to send.",
+            hint="Set OTEL_EXPORTER_OTLP_ENDPOINT, for example to http://127.0.0.1:4318.",
+            param="telemetry",
+        )
 
 
 def check_models(settings: Settings) -> None:

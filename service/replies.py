@@ -1,6 +1,6 @@
 """What clients get: OpenAI's chat completion and its chunks, with our `halu` object beside."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, Field
 
@@ -127,33 +127,35 @@ class Comparison(Outgoing):
     system_fingerprint: str
 
 
-class Delta(Outgoing):
+class Delta(TypedDict, total=False):
     """What a chunk adds."""
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
+    role: Literal["assistant"]
+    content: str
 
 
-class ChunkChoice(Outgoing):
+class ChunkChoice(TypedDict):
     """One answer's part of a chunk."""
 
     index: int
     delta: Delta
-    finish_reason: Literal["stop", "length"] | None = None
-    logprobs: Logprobs | None = None
+    finish_reason: Literal["stop", "length"] | None
+    logprobs: Logprobs | None
 
 
-class Chunk(Outgoing):
-    """One event of a stream; `halu` is about its choice, or about choice `index` of its own."""
+class Chunk(TypedDict, total=False):
+    """One event of a stream; `halu` is about its choice, or about choice `index` of its own. Made
+    once a token, so a plain dictionary.
+    """
 
     id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    object: Literal["chat.completion.chunk"]
     created: int
     model: str
-    choices: list[ChunkChoice]
-    usage: UsageReply | None = None
     system_fingerprint: str
-    halu: dict[str, Any] | None = None
+    choices: list[ChunkChoice]
+    usage: UsageReply | None
+    halu: dict[str, Any]
 
 
 class ModelCard(Outgoing):

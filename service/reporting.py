@@ -5,7 +5,7 @@ import platform
 import time
 import uuid
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 
 from halu.service.asking import Asked
@@ -36,10 +36,16 @@ class Heading:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = asked.called
-        names = " ".join(repr((r.strategy, sorted(r.params))) for r in asked.requests)
+        names = " ".join(repr((r.strategy, sorted(r.params.items()))) for r in asked.requests)
         mark = hashlib.sha256(names.encode()).hexdigest()[:8]
         weights = _weights(asked.model.source)
-        self.system_fingerprint = f"halu-{version('halu')}-{weights}-{mark}"
+        self.system_fingerprint = f"halu-{_version()}-{weights}-{mark}"
+
+
+@cache
+def _version() -> str:
+    """Read once: the package's metadata takes a millisecond to read."""
+    return version("halu")
 
 
 @lru_cache(maxsize=64)

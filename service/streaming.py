@@ -4,11 +4,12 @@ First a role for each choice, then text as it comes, each choice's reason to end
 found, usage if asked for, and `[DONE]`. An error after the first byte is an event too.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -23,6 +24,7 @@ BEAT_SECONDS = 10.0
 """Between two comments that keep a silent connection open."""
 Check = Callable[[int, Answer], Awaitable[reporting.Findings]]
 """What detectors find in choice `index`; none if none was asked."""
+DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -52,15 +54,15 @@ class Chunks:
     def __init__(self, asked: Asked, with_usage: bool) -> None:
         self.asked = asked
         head = reporting.Heading(asked)
-        self.common: dict[str, Any] = {
-            "id": head.id,
-            "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
-            "system_fingerprint": head.system_fingerprint,
-        }
+        self.head = Chunk(
+            id=head.id,
+            object="chat.completion.chunk",
+            created=head.created,
+            model=head.model,
+            system_fingerprint=head.system_fingerprint,
+        )
         if with_usage:
-            self.common["usage"] = None
+            self.head["usage"] = None
 
     def opening(self, index: int) -> bytes:
         """The role."""
@@ -74,33 +76,36 @@ class Chunks:
         choice = self._choice(index, delta, logprobs=logprobs)
         own: dict[str, Any] = {}
         if event.answer is not None:
-            choice.finish_reason = event.answer.finish_reason
+            choice["finish_reason"] = event.answer.finish_reason
             own = _plain(reporting.report(request, event.answer, None, evidence=False))
         if self.asked.evidence:
             own["tokens"] = [_plain(reporting.seen(token)) for token in event.tokens]
-        return self._chunk([choice], **({"halu": {"index": index, **own}} if own else {}))
+        return self._chunk([choice], Chunk(halu={"index": index, **own}) if own else None)
 
     def found(self, index: int, findings: reporting.Findings) -> bytes:
         """What detectors found."""
         plain = [_plain(finding) for finding in findings or ()]
-        return self._chunk([], halu={"index": index, "findings": plain})
+        return self._chunk([], Chunk(halu={"index": index, "findings": plain}))
 
     def usage(self, answers: Sequence[Answer]) -> bytes:
         """Usage, in a chunk without choices."""
-        return self._chunk([], usage=reporting.usage(answers))
+        return self._chunk([], Chunk(usage=reporting.usage(answers)))
 
     def _choice(self, index: int, delta: Delta, logprobs: Any = None) -> ChunkChoice:
         return ChunkChoice(index=index, delta=delta, finish_reason=None, logprobs=logprobs)
 
-    def _chunk(self, choices: list[ChunkChoice], **more: Any) -> bytes:
-        chunk = Chunk(**{**self.common, "choices": choices, **more})
-        return format_sse_event(data_str=chunk.model_dump_json(exclude_unset=True))
+    def _chunk(self, choices: list[ChunkChoice], more: Chunk | None = None) -> bytes:
+        return _event({**self.head, "choices": choices, **(more or {})})
+
+
+def _event(document: Mapping[str, Any]) -> bytes:
+    return b"data: " + to_json(document, inf_nan_mode="null") + b"\n\n"
 
 
 async def stream(
-    answering: Answering, asked: Asked, check: Check, *, with_usage: bool
+    answering: Answering, asked: Asked, check: Check, told: dict[str, Any], *, with_usage: bool
 ) -> AsyncIterator[bytes]:
-    """The events of one reply."""
+    """The events of one reply; how many tokens were said is kept in `told`."""
     chunks = Chunks(asked, with_usage)
     answers: dict[int, Answer] = {}
     try:
@@ -111,6 +116,7 @@ async def stream(
                 yield KEEPALIVE_COMMENT
                 continue
             index, event = heard
+            told["tokens"] = told.get("tokens", 0) + len(event.tokens)
             if event.answer is not None:
                 answers[index] = event.answer
             yield chunks.said(index, event)
@@ -119,16 +125,10 @@ async def stream(
                 yield chunks.found(index, await check(index, answers[index]))
         if with_usage:
             yield chunks.usage([answers[index] for index in sorted(answers)])
-        yield format_sse_event(data_str="[DONE]")
+        yield DONE
     except HaluError as error:
-        yield format_sse_event(data_str=_json(refusals.body(error)))
+        yield _event(refusals.body(error))
 
 
 def _plain(record: BaseModel) -> dict[str, Any]:
     return record.model_dump(mode="json", exclude_none=True)
-
-
-def _json(document: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(document)

@@ -113,6 +113,7 @@ class Worker(threading.Thread):
                 if lane.task(job).cancelled:
                     lane.batch.drop(job)
                     del lane.tasks[id(job)]
+                    self.metrics.failure.labels("cancelled").inc()
 
     def _join(self) -> None:
         """Starts one waiting task at most, so that those that run wait for one prompt."""
@@ -140,7 +141,7 @@ class Worker(threading.Thread):
             check_words(vlm, task.request)
             (job,) = lane.batch.add([task.request])
         except Exception as error:
-            task.tell(told(error))
+            self._fail(task, told(error))
             return
         lane.tasks[id(job)] = task
         task.begun = begun
@@ -157,7 +158,7 @@ class Worker(threading.Thread):
         except HaluError as error:
             lane.batch.drop(job)
             del lane.tasks[id(job)]
-            task.tell(error)
+            self._fail(task, error)
             return
         task.started = task.last = time.monotonic()
         labels = self.metrics.labels(task.model, job.chosen.resolved.name)
@@ -182,7 +183,7 @@ class Worker(threading.Thread):
         for job, event in outcome:
             task = lane.task(job)
             if not isinstance(event, Event):
-                task.tell(told(event))
+                self._fail(task, told(event))
                 del lane.tasks[id(job)]
                 continue
             self._begin(lane, job)
@@ -213,7 +214,7 @@ class Worker(threading.Thread):
         """A shared forward failed: its tasks end, and after a few in a row so does the worker."""
         log.error("step failed", extra={"told": {"why": outline(error)}})
         for task in lane.tasks.values():
-            task.tell(told(error))
+            self._fail(task, told(error))
         lane.tasks.clear()
         self._failures += 1
         if self._failures >= MOST_FAILURES:
@@ -221,6 +222,10 @@ class Worker(threading.Thread):
 
     def _end_waiting(self, task: Task, error: HaluError) -> None:
         self._unqueue(task)
+        self._fail(task, error)
+
+    def _fail(self, task: Task, error: HaluError) -> None:
+        self.metrics.failure.labels(error.code or type(error).__name__.lower()).inc()
         task.tell(error)
 
     def _unqueue(self, task: Task) -> None:
@@ -244,7 +249,7 @@ class Worker(threading.Thread):
             self.waiting.clear()
         self.lanes.clear()
         for task in left:
-            task.tell(Failed("The engine is down."))
+            self._fail(task, Failed("The engine is down."))
 
 
 def told(error: Exception) -> HaluError:

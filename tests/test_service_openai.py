@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx2
@@ -133,6 +134,26 @@ def test_logprobs(client: Any, scene: Any) -> None:
         for token in choice.logprobs.content
     ]
     assert [token.logprob for token in streamed] == [token.logprob for token in content]
+
+
+def test_log_probabilities_that_a_strategy_rules_out_are_json(served: Any, scene: Any) -> None:
+    body = chat(scene, QUESTION, logprobs=True, top_logprobs=20, max_tokens=2, stream=True)
+    reply = served.post("/v1/chat/completions", **body, halu={"strategy": "vcd"})
+    assert '"top_logprobs":[' in reply.text
+    assert not re.search(r"Infinity|NaN", reply.text)
+
+
+def test_the_fingerprint_is_of_model_strategy_and_values(client: Any, scene: Any) -> None:
+    def mark(**halu: Any) -> str:
+        reply = client.chat.completions.create(
+            **chat(scene, QUESTION, max_tokens=1), extra_body={"halu": halu}
+        )
+        return str(reply.system_fingerprint)
+
+    vcd = {"strategy": "vcd", "params": {"alpha": 0.5}}
+    assert mark(**vcd) == mark(**vcd)
+    others = (mark(), mark(strategy="vcd"), mark(strategy="vcd", params={"alpha": 0.6}))
+    assert len({mark(**vcd), *others}) == 4
 
 
 def test_stop_and_length(client: Any, scene: Any) -> None:

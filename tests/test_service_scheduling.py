@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -130,6 +131,9 @@ def test_when_the_client_leaves_its_branches_end_within_a_step(
     assert model.steps - before <= 2
     until(lambda: server.site.house.inside == 0, seconds=2)
     assert not any(lane.tasks for lane in running(server))
+    assert re.search(
+        r'request_failure_total{reason="cancelled"} [1-9]', server.get("/metrics").text
+    )
 
 
 def test_beyond_its_places_the_server_refuses_at_once(slow: tuple[Any, Slow], scene: Any) -> None:

@@ -5,6 +5,8 @@ PYTHON ?= python3
 # takes the build that it finds first, which on Linux is the CUDA one unless pip knows a CPU wheel.
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
+# The whole suite: two files at a time, and a test that takes ten seconds of a processor says `slow`.
+WHOLE := -n 2 --dist loadfile --cpu-limit 10
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,12 +15,13 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-vllm check format-check lint types docs-check format docs shape wheel clean
+.PHONY: help install demo test coverage test-vllm check format-check lint types docs-check format docs shape wheel clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
 	@echo 'make demo      install, then ask the built-in model and measure it'
 	@echo 'make test      install, then the whole test suite (PYTEST_ARGS=... for a part of it)'
+	@echo 'make coverage  install, then the whole test suite; what it never runs, line by line'
 	@echo 'make test-vllm  the tests that run vLLM, in an environment of their own (.venv-vllm)'
 	@echo 'make check     install, then format, lint, types, generated docs'
 	@echo 'make format    format the code and mend what lint can mend'
@@ -33,7 +36,10 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
+
+coverage: install
+	$(BIN)/python -m pytest $(WHOLE) --cov --cov-report=term-missing:skip-covered
 
 test-vllm: install
 	$(BIN)/python tools/test_vllm.py $(PYTEST_ARGS)
@@ -79,7 +85,7 @@ wheel: install
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .coverage* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -27,6 +27,37 @@ settings.register_profile("halu", deadline=None, derandomize=True, database=None
 settings.load_profile("halu")
 
 
+CPU_SECONDS = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--cpu-limit SECONDS`."""
+    told = "fail a test that takes more seconds of a processor, unless it is marked slow"
+    parser.addoption("--cpu-limit", type=float, metavar="SECONDS", help=told)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Measures processor time, that of ended child processes too: what else the machine does plays
+    no part.
+    """
+    before = sum(os.times()[:4])
+    yield
+    item.stash[CPU_SECONDS] = sum(os.times()[:4]) - before
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Holds the limit."""
+    report = yield
+    took, limit = item.stash.get(CPU_SECONDS, 0.0), item.config.getoption("--cpu-limit")
+    free = limit is None or item.get_closest_marker("slow") is not None
+    if call.when == "call" and report.passed and not free and took > limit:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} takes {took:.1f} s, at most {limit:g}: mark it slow"
+    return report
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped where there is no CUDA device."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -16,7 +16,6 @@ Not reproduced: NaN where a row's mass all lies on S; such a row stays as it is.
 """
 
 import copy
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -26,11 +25,11 @@ from halu.attention import KeyMap, Redistribution
 from halu.attention.policy import AttentionPolicy
 from halu.constants import ACTList, act_heads
 from halu.errors import BadInput
+from halu.layers import Indices, Pair, heads_by_layer
 from halu.strategy import (
     Context,
-    Index,
+    Mode,
     ModelFacts,
-    Pair,
     Paper,
     Plan,
     Strategy,
@@ -51,9 +50,7 @@ class ACT(Strategy):
     class Params(StrategyParams):
         """What a sink is, what it keeps, and in which heads."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         beta: float = Field(0.4, ge=0, le=1, description="Share of its attention a sink keeps.")
         threshold: float | None = Field(
             None,
@@ -61,10 +58,8 @@ class ACT(Strategy):
             le=2,
             description="Mean attention that makes a sink; none: 5 / tokens (official: 0.1).",
         )
-        layers: tuple[Index, ...] | None = Field(
+        layers: Indices | None = Field(
             None,
-            min_length=1,
-            max_length=1000,
             description="Layers whose heads all take part; none: but the first two and the last.",
         )
         pairs: tuple[Pair, ...] | None = Field(
@@ -174,13 +169,4 @@ def chosen(p: ACT.Params, model: ModelFacts) -> dict[int, Tensor]:
             hint="Name them: -p layers=[0].",
             param="params.layers",
         )
-    found: dict[int, Tensor] = {}
-    for layer, head in pairs:
-        if layer >= model.layers or head >= model.heads:
-            raise BadInput(
-                f"Parameter {(given or ['layers'])[0]} names ({layer}, {head}), the model has"
-                f" {model.layers} layers of {model.heads} heads.",
-                param=f"params.{(given or ['layers'])[0]}",
-            )
-        found.setdefault(layer, torch.zeros(model.heads, dtype=torch.bool))[head] = True
-    return found
+    return heads_by_layer((given or ["layers"])[0], pairs, model)

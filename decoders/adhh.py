@@ -18,9 +18,9 @@ from torch import Tensor
 from halu.attention import Redistribution, at_least
 from halu.attention.policy import AttentionPolicy
 from halu.constants import hallucination_heads
-from halu.errors import BadInput
+from halu.layers import Pair, heads_by_layer
 from halu.layout import Layout
-from halu.strategy import Context, Pair, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("adhh")
@@ -52,15 +52,7 @@ class ADHH(Strategy):
         """The main branch, its listed heads silenced."""
         p, model = self.params, ctx.model
         pairs = hallucination_heads(model).pairs if p.heads is None else p.heads
-        by_layer: dict[int, Tensor] = {}
-        for layer, head in pairs:
-            if layer >= model.layers or head >= model.heads:
-                raise BadInput(
-                    f"Parameter heads names ({layer}, {head}), the model has {model.layers}"
-                    f" layers of {model.heads} heads.",
-                    param="params.heads",
-                )
-            by_layer.setdefault(layer, torch.zeros(model.heads, dtype=torch.bool))[head] = True
+        by_layer = heads_by_layer("heads", pairs, model)
         return Plan(ctx.main, policies=(lambda prompt: Silence(prompt.layout, p.tau, by_layer),))
 
 

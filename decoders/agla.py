@@ -28,8 +28,18 @@ from torch import Tensor
 from halu.conversation import question_of
 from halu.errors import Unavailable, Unsupported
 from halu.grounding import Heatmap, open_matcher
-from halu.rules import Additive, plausible, towards
-from halu.strategy import OPERATOR, Context, Paper, Plan, Step, Strategy, StrategyParams, strategies
+from halu.rules import Additive, Cutoff, plausible, towards
+from halu.strategy import (
+    OPERATOR,
+    Context,
+    Mode,
+    Paper,
+    Plan,
+    Step,
+    Strategy,
+    StrategyParams,
+    strategies,
+)
 from halu.views import ImageView
 
 SIDE = 384
@@ -50,13 +60,9 @@ class AGLA(Strategy):
     class Params(StrategyParams):
         """The masked picture's weight, and what masks it."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         alpha: float = Field(2.0, ge=0, le=10, description="Weight of the masked picture.")
-        beta: float = Field(
-            0.5, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
-        )
+        beta: Cutoff = 0.5
         matcher: Literal["clip", "blip-itm"] = Field(
             "clip",
             description="Image-text model that says what the question is about.",

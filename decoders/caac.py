@@ -28,18 +28,10 @@ from torch import Tensor
 from halu.attention import KeyMap, ScoreMap
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
+from halu.layers import proportional
 from halu.layout import Layout
 from halu.prompt import Prompt
-from halu.strategy import (
-    Branch,
-    Context,
-    Paper,
-    Plan,
-    Strategy,
-    StrategyParams,
-    proportional,
-    strategies,
-)
+from halu.strategy import Branch, Context, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import question
 
 NONSENSE = "nana pina sequ zuta rupi"

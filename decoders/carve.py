@@ -25,18 +25,9 @@ from pydantic import Field
 
 from halu.attention.recording import Looks
 from halu.conversation import after, instead, repictured
-from halu.errors import BadInput
+from halu.layers import Indices, check_range, proportional
 from halu.regions import Map, cut_out, stretched, top_regions
-from halu.strategy import (
-    Context,
-    Index,
-    Paper,
-    Plan,
-    Strategy,
-    StrategyParams,
-    proportional,
-    strategies,
-)
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import Message
 
 Steps = Literal["all", "unweighted", "first", "last"]
@@ -55,17 +46,13 @@ class CARVE(Strategy):
     class Params(StrategyParams):
         """Maps, regions, and the two questions."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         max_steps: int = Field(
             32, ge=0, le=512, description="Longest of the two short answers; 0: plain decoding."
         )
         steps: Steps = Field("all", description="Tokens whose maps count, later ones more; or one.")
-        layers: tuple[Index, ...] | None = Field(
+        layers: Indices | None = Field(
             None,
-            min_length=1,
-            max_length=1000,
             description="Layers looked at; none: 20 to 25, of fewer than 26 that share of 32.",
         )
         lam: float = Field(1e-8, gt=0, le=1, description="Added to the general map.")
@@ -94,11 +81,7 @@ class CARVE(Strategy):
         depth = ctx.model.layers
         known = range(20, 26) if depth > 25 else proportional(depth, 20, 25)
         layers = tuple(known) if p.layers is None else p.layers
-        if max(layers) >= depth:
-            raise BadInput(
-                f"Parameter layers={layers} is out of range, there are {depth}.",
-                param="params.layers",
-            )
+        check_range("layers", layers, depth)
         if not p.max_steps:
             return Plan(ctx.main)
         query = self._looks(ctx, "query", after(messages, p.suffix), layers)

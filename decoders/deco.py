@@ -16,19 +16,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from halu.errors import BadInput
+from halu.layers import Indices, check_range
 from halu.rules import Additive
-from halu.strategy import (
-    Context,
-    Index,
-    Paper,
-    Plan,
-    Step,
-    Strategy,
-    StrategyParams,
-    Tap,
-    strategies,
-)
+from halu.strategy import Context, Paper, Plan, Step, Strategy, StrategyParams, Tap, strategies
 
 
 @strategies.register("deco")
@@ -48,10 +38,8 @@ class DeCo(Strategy):
         top_k: int | None = Field(
             20, ge=1, le=2**20, description="Most candidates there can be; none: no limit."
         )
-        layers: tuple[Index, ...] | None = Field(
+        layers: Indices | None = Field(
             None,
-            min_length=1,
-            max_length=1000,
             description="Hidden states to choose from, 0 the embeddings; none: by depth.",
         )
 
@@ -59,11 +47,7 @@ class DeCo(Strategy):
         """The main branch, its rows corrected by a middle layer's."""
         p: DeCo.Params = self.params
         layers = middle(ctx.model.layers) if p.layers is None else p.layers
-        if max(layers) >= ctx.model.layers:
-            raise BadInput(
-                f"Parameter layers={layers} is out of range, there are {ctx.model.layers}.",
-                param="params.layers",
-            )
+        check_range("layers", layers, ctx.model.layers)
         taps = tuple(Tap(layer) for layer in layers)
 
         def correction(step: Step) -> Tensor:

@@ -15,17 +15,16 @@ layer for a whole batch, the first sample's cutoff for all, the mean in half pre
 layers that the model does not have dropped in silence.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from halu.errors import BadInput
-from halu.rules import Additive, jensen_shannon, plausible
+from halu.layers import Indices, check_range
+from halu.rules import Additive, Cutoff, jensen_shannon, plausible
 from halu.strategy import (
     Context,
-    Index,
     ModelFacts,
     Paper,
     Plan,
@@ -52,14 +51,11 @@ class DoLa(Strategy):
         mode: Literal["paper", "official"] = Field(
             "paper", description="Which distance chooses the layer."
         )
-        layers: (
-            Literal["low", "high"]
-            | Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
-        ) = Field("low", description="Candidates: a half of the model, or layers by number.")
-        alpha: float = Field(1.0, ge=0, le=5, description="Weight of the early layer.")
-        relative_top: float = Field(
-            0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
+        layers: Literal["low", "high"] | Indices = Field(
+            "low", description="Candidates: a half of the model, or layers by number."
         )
+        alpha: float = Field(1.0, ge=0, le=5, description="Weight of the early layer.")
+        relative_top: Cutoff = 0.1
         min_keep: int = Field(1, ge=1, le=1000, description="Keep at least so many tokens.")
 
     def plan(self, ctx: Context) -> Plan:
@@ -84,12 +80,7 @@ def candidates(layers: str | tuple[int, ...], model: ModelFacts) -> tuple[int, .
         BadInput: if the model does not have them.
     """
     if not isinstance(layers, str):
-        if max(layers) >= model.layers:
-            raise BadInput(
-                f"Parameter layers={layers} must name some of the model's {model.layers} layers,"
-                " counted from 0.",
-                param="params.layers",
-            )
+        check_range("layers", layers, model.layers)
         return layers
     half, most = model.layers // 2, 20
     shallow = model.layers <= 40

@@ -13,24 +13,14 @@ head 0 wins, nothing changes. Not reproduced: the literal place of the picture, 
 environment variable for the threshold that is not read.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput
+from halu.layers import check_range, proportional
 from halu.layout import Layout
-from halu.strategy import (
-    Context,
-    Paper,
-    Plan,
-    Strategy,
-    StrategyParams,
-    proportional,
-    strategies,
-)
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 
 THRESHOLDS = {"paper": 0.002, "official": 0.0008}
 
@@ -47,9 +37,7 @@ class EAH(Strategy):
     class Params(StrategyParams):
         """Which layer, and what a head is counted by."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         layer: int | None = Field(
             None, ge=0, lt=1000, description="The layer; none: the second (official: 15 of 32)."
         )
@@ -65,11 +53,7 @@ class EAH(Strategy):
         p, layers = self.params, ctx.model.layers
         own = 1 if p.mode == "paper" else proportional(layers, 15, 15).start
         layer = own if p.layer is None else p.layer
-        if layer >= layers:
-            raise BadInput(
-                f"Parameter layer={layer} is out of range, there are {layers}.",
-                param="params.layer",
-            )
+        check_range("layer", layer, layers)
         official = p.mode == "official"
         limit = THRESHOLDS[p.mode] if p.threshold is None else p.threshold
         return Plan(

@@ -15,18 +15,17 @@ does. The abstract's choice of heads and learned margins are in no code: all hea
 Not reproduced: one loss in int(N (count / N)) for some grids; a third set, always empty.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from halu.attention.boost import Boost, layers_between
+from halu.attention.boost import Boost
 from halu.attention.policy import Rows
+from halu.layers import layers_between
 from halu.layout import Layout
 from halu.prompt import Prompt
-from halu.rules import guided
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.rules import Cutoff, Guidance, guided
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("fia", aliases=("paint",))
@@ -41,21 +40,12 @@ class FIA(Strategy):
     class Params(StrategyParams):
         """Two boosts and guidance."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         local: float = Field(0.9, ge=0, le=2, description="Boost of the local tokens' scores.")
         summary: float = Field(0.3, ge=0, le=2, description="Boost of the summary tokens' scores.")
         ratio: float = Field(0.25, ge=0, le=1, description="Share of the patches that are local.")
-        gamma: float = Field(
-            1.1, ge=1, le=5, description="Weight of guidance away from the text alone; 1 is none."
-        )
-        beta: float = Field(
-            0.1,
-            ge=0,
-            le=1,
-            description="Guidance: keep tokens at least this likely, relative to the best.",
-        )
+        gamma: Guidance = 1.1
+        beta: Cutoff = 0.1
         start_layer: int = Field(2, ge=0, le=1000, description="First boosted layer.")
         end_layer: int | None = Field(
             None, ge=0, le=1000, description="Layer before which the boost ends; none: all."

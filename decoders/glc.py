@@ -26,7 +26,7 @@ from torch import Tensor
 from halu.attention.policy import AttentionPolicy
 from halu.errors import Unsupported
 from halu.prompt import Prompt
-from halu.strategy import Branch, Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import Branch, Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 
 EPS = 1e-6
 TINY = 1e-30
@@ -44,9 +44,7 @@ class GLC(Strategy):
     class Params(StrategyParams):
         """Section 3.3 of the paper."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         weight: float = Field(0.1, ge=0, le=1, description="Share of the best grounded layer.")
         top: int = Field(
             128, ge=1, le=2**20, description="Picture tokens that may be the region, at most."

@@ -39,7 +39,7 @@ from halu.grounding.boxes import around, cut, distinct, nested
 from halu.grounding.nouns import is_noun, singular
 from halu.rules import jensen_shannon
 from halu.search import Choice, Pick, Policies
-from halu.strategy import OPERATOR, Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import OPERATOR, Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import Sampling
 
 # The release's constants.
@@ -61,9 +61,7 @@ class HALC(Strategy):
     class Params(StrategyParams):
         """What is checked, where, and by whom."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         base: Literal["dola", "greedy"] = Field(
             "dola", description="How the text is decoded between corrections."
         )

@@ -18,18 +18,9 @@ from torch import Tensor
 
 from halu.attention import KeyMap
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput
+from halu.layers import Indices, check_range, proportional
 from halu.layout import Layout
-from halu.strategy import (
-    Context,
-    Index,
-    Paper,
-    Plan,
-    Strategy,
-    StrategyParams,
-    proportional,
-    strategies,
-)
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("hgai")
@@ -49,10 +40,8 @@ class HGAI(Strategy):
         alpha: float = Field(
             0.5, ge=0, le=5, description="Share of the heads' mean absolute score that is added."
         )
-        layers: tuple[Index, ...] | None = Field(
+        layers: Indices | None = Field(
             None,
-            min_length=1,
-            max_length=1000,
             description="Layers that take part; none: 5 to 18 of 32, scaled to the model's depth.",
         )
 
@@ -60,11 +49,7 @@ class HGAI(Strategy):
         """The main branch, its heads guided by each other."""
         p = self.params
         layers = tuple(proportional(ctx.model.layers, 5, 18) if p.layers is None else p.layers)
-        if max(layers) >= ctx.model.layers:
-            raise BadInput(
-                f"Parameter layers={layers} is out of range, there are {ctx.model.layers}.",
-                param="params.layers",
-            )
+        check_range("layers", layers, ctx.model.layers)
         return Plan(ctx.main, policies=(lambda prompt: Guide(prompt.layout, p.alpha, layers),))
 
 

@@ -14,7 +14,7 @@ import is not reproduced.
 
 from pydantic import Field
 
-from halu.rules import Additive, against, plausible
+from halu.rules import Additive, Cutoff, against, plausible
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import Message, Text
 
@@ -40,9 +40,7 @@ class ICD(Strategy):
         alpha: float = Field(
             1.0, ge=0, le=5, description="Weight of the contrast with the disturbed instruction."
         )
-        beta: float = Field(
-            0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
-        )
+        beta: Cutoff = 0.1
         disturbance: str = Field(
             CONFUSED, min_length=1, max_length=2000, description="The disturbing system message."
         )

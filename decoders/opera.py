@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, log
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from halu.attention.columns import Columns
 from halu.search import Choice, Ended, Policies, continuations, filtered, unsampled
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.types import Sampling
 
 # The release's constants.
@@ -56,9 +55,7 @@ class OPERA(Strategy):
     class Params(StrategyParams):
         """How wide the search is, what it is charged for, and when it goes back."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         beams: int = Field(5, ge=1, le=16, description="Hypotheses kept.")
         candidates: int = Field(5, ge=1, le=16, description="Next tokens tried for each.")
         scale: float = Field(50.0, gt=0, le=1000, description="Factor on attention weights.")

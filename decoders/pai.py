@@ -12,16 +12,15 @@ guidance asked for with gamma 1, which leaves the boost off for good; the text b
 beams; "USER:" glued to the system message; key heads taken for query heads.
 """
 
-from typing import Literal
-
 import torch
 from pydantic import Field
 
-from halu.attention.boost import Boost, layers_between
+from halu.attention.boost import Boost
 from halu.attention.policy import Rows
+from halu.layers import layers_between
 from halu.prompt import Prompt
-from halu.rules import guided
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.rules import Cutoff, Guidance, guided
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("pai")
@@ -36,19 +35,10 @@ class PAI(Strategy):
     class Params(StrategyParams):
         """Boost and guidance."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         alpha: float = Field(0.2, ge=0, le=2, description="Boost of the picture's scores.")
-        gamma: float = Field(
-            1.1, ge=1, le=5, description="Weight of guidance away from the text alone; 1 is none."
-        )
-        beta: float = Field(
-            0.1,
-            ge=0,
-            le=1,
-            description="Guidance: keep tokens at least this likely, relative to the best.",
-        )
+        gamma: Guidance = 1.1
+        beta: Cutoff = 0.1
         start_layer: int = Field(2, ge=0, le=1000, description="First boosted layer.")
         end_layer: int | None = Field(
             None, ge=0, le=1000, description="Layer before which the boost ends; none: all."

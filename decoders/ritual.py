@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from halu.rules import Additive, plausible, towards
+from halu.rules import Additive, Cutoff, plausible, towards
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.views import transformed
 
@@ -29,9 +29,7 @@ class Ritual(Strategy):
         """Equation 4."""
 
         alpha: float = Field(3.0, ge=0, le=10, description="Weight of the transformed picture.")
-        beta: float = Field(
-            0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
-        )
+        beta: Cutoff = 0.1
         transform: Literal[
             "random",
             "horizontal_flip",

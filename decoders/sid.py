@@ -14,7 +14,6 @@ a whole batch; agg 0, a random choice; flags that cannot be switched off.
 """
 
 import copy
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -22,10 +21,10 @@ from torch import Tensor
 
 from halu.attention import KeyMap
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput
+from halu.layers import check_range
 from halu.layout import Layout
-from halu.rules import Additive, against, plausible
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.rules import Additive, Cutoff, against, plausible
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("sid")
@@ -40,26 +39,18 @@ class SID(Strategy):
     class Params(StrategyParams):
         """Contrast, and what its second branch sees."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         alpha: float = Field(
             1.0, ge=0, le=5, description="Weight of the contrast with the least attended."
         )
-        beta: float = Field(
-            0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
-        )
+        beta: Cutoff = 0.1
         agg: int = Field(2, ge=1, lt=1000, description="First layer of the reduced view.")
         keep: int = Field(100, ge=1, le=2**20, description="Picture tokens that stay visible.")
 
     def plan(self, ctx: Context) -> Plan:
         """A second branch that sees little of the picture."""
         p = self.params
-        if p.agg >= ctx.model.layers:
-            raise BadInput(
-                f"Parameter agg={p.agg} is out of range, there are {ctx.model.layers} layers.",
-                param="params.agg",
-            )
+        check_range("agg", p.agg, ctx.model.layers)
         least = ctx.branch(
             "least", steered=False, policies=(lambda prompt: Least(prompt.layout, p.agg, p.keep),)
         )

@@ -18,11 +18,10 @@ from pydantic import Field
 from torch import Tensor
 
 from halu.attention import KeyMap
-from halu.attention.boost import layers_between
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput
+from halu.layers import check_range, layers_between, proportional
 from halu.layout import Layout
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, proportional, strategies
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("sparc")
@@ -60,11 +59,7 @@ class SPARC(Strategy):
         p = self.params
         most = ctx.model.layers
         layer = min(proportional(most, 20, 20).start, most - 1) if p.layer is None else p.layer
-        if layer >= most:
-            raise BadInput(
-                f"Parameter layer={layer} is out of range, there are {most}.",
-                param="params.layer",
-            )
+        check_range("layer", layer, most)
         layers = layers_between(p.start_layer, p.end_layer, most)
         return Plan(ctx.main, policies=(lambda prompt: Progress(prompt.layout, p, layer, layers),))
 

@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import Tensor
 
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput
+from halu.layers import Indices, check_range
 from halu.layout import Layout
-from halu.strategy import Context, Index, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("spin")
@@ -38,19 +38,13 @@ class SPIN(Strategy):
         epsilon: float = Field(
             0.08, ge=0, le=1, description="Factor of the other heads' outputs; 0 drops them."
         )
-        layers: tuple[Index, ...] | None = Field(
-            None, min_length=1, max_length=1000, description="Layers that take part; none: all."
-        )
+        layers: Indices | None = Field(None, description="Layers that take part; none: all.")
 
     def plan(self, ctx: Context) -> Plan:
         """The main branch, its least looking heads turned down."""
         p = self.params
         layers = tuple(range(ctx.model.layers) if p.layers is None else p.layers)
-        if max(layers) >= ctx.model.layers:
-            raise BadInput(
-                f"Parameter layers={layers} is out of range, there are {ctx.model.layers}.",
-                param="params.layers",
-            )
+        check_range("layers", layers, ctx.model.layers)
         return Plan(ctx.main, policies=(lambda prompt: Suppress(prompt.layout, p, layers),))
 
 

@@ -18,18 +18,9 @@ from torch import Tensor
 
 from halu.attention import ScoreMap
 from halu.attention.policy import AttentionPolicy
-from halu.errors import BadInput
+from halu.layers import Indices, check_range, proportional
 from halu.layout import Layout
-from halu.strategy import (
-    Context,
-    Index,
-    Paper,
-    Plan,
-    Strategy,
-    StrategyParams,
-    proportional,
-    strategies,
-)
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("vaf")
@@ -46,10 +37,8 @@ class VAF(Strategy):
 
         enh: float = Field(1.15, ge=0, le=5, description="Factor of the picture's scores.")
         sup: float = Field(0.95, ge=0, le=5, description="Factor of the system message's scores.")
-        layers: tuple[Index, ...] | None = Field(
+        layers: Indices | None = Field(
             None,
-            min_length=1,
-            max_length=1000,
             description="Layers that take part; none: 9 to 14 of 32, scaled to the model's depth.",
         )
 
@@ -57,11 +46,7 @@ class VAF(Strategy):
         """The main branch, its scores scaled."""
         p = self.params
         layers = tuple(middle(ctx.model.layers) if p.layers is None else p.layers)
-        if max(layers) >= ctx.model.layers:
-            raise BadInput(
-                f"Parameter layers={layers} is out of range, there are {ctx.model.layers}.",
-                param="params.layers",
-            )
+        check_range("layers", layers, ctx.model.layers)
         return Plan(ctx.main, policies=(lambda prompt: Amplify(prompt.layout, p, layers),))
 
 

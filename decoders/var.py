@@ -13,7 +13,7 @@ second-hand descriptions of the paper read p as the moved share (0.6). Not repro
 from the previous sample, 8-bit loading, the missing start token.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from halu.attention.policy import AttentionPolicy
 from halu.constants import sinks
 from halu.errors import BadInput
 from halu.layout import Layout
-from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
 
 Dimension = Annotated[int, Field(ge=0, le=2**20)]
 
@@ -41,9 +41,7 @@ class VAR(Strategy):
     class Params(StrategyParams):
         """Sections 4 and 5 of the paper."""
 
-        mode: Literal["paper", "official"] = Field(
-            "paper", description="As described, or as the released code does."
-        )
+        mode: Mode = "paper"
         rho: float = Field(
             0.5,
             ge=0,

@@ -9,7 +9,7 @@ runs alpha 0.5. The code switches itself off under greedy decoding and beams; ou
 
 from pydantic import Field
 
-from halu.rules import Additive, against, plausible
+from halu.rules import Additive, Cutoff, against, plausible
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 from halu.views import diffused
 
@@ -29,9 +29,7 @@ class VCD(Strategy):
         alpha: float = Field(
             1.0, ge=0, le=5, description="Weight of the contrast with the ruined picture."
         )
-        beta: float = Field(
-            0.1, ge=0, le=1, description="Keep tokens at least this likely, relative to the best."
-        )
+        beta: Cutoff = 0.1
         noise: int = Field(500, ge=0, le=999, description="Diffusion step of the ruined picture.")
 
     def plan(self, ctx: Context) -> Plan:

@@ -18,7 +18,8 @@ from torch import Tensor
 from halu.attention import Redistribution
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput
-from halu.strategy import Context, Index, Pair, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.layers import Indices, Pair
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
 
 
 @strategies.register("zerotuning")
@@ -36,12 +37,8 @@ class ZeroTuning(Strategy):
         gamma: float = Field(
             0.3, gt=0, le=100, description="Factor of the first token's attention, before the sum."
         )
-        layers: tuple[Index, ...] | None = Field(
-            None, min_length=1, max_length=1000, description="Layers that take part; none: all."
-        )
-        heads: tuple[Index, ...] | None = Field(
-            None, min_length=1, max_length=1000, description="Heads that take part; none: all."
-        )
+        layers: Indices | None = Field(None, description="Layers that take part; none: all.")
+        heads: Indices | None = Field(None, description="Heads that take part; none: all.")
         pairs: tuple[Pair, ...] | None = Field(
             None,
             min_length=1,

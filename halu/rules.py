@@ -9,14 +9,26 @@ are interchangeable.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from halu.strategy import Context, Plan, Rule, Step
 
 Term = Callable[[Step], Tensor]
 Keep = Callable[[Step], Tensor]
+
+
+Cutoff = Annotated[
+    float, Field(ge=0, le=1, description="Keep tokens at least this likely, relative to the best.")
+]
+"""The parameter of `plausible`."""
+Guidance = Annotated[
+    float, Field(ge=1, le=5, description="Weight of guidance away from the text alone; 1 is none.")
+]
+"""The weight in `guided`."""
 
 
 @dataclass(frozen=True, slots=True)

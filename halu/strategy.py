@@ -25,11 +25,10 @@ from halu.views import ImageView, PixelView
 Kind = Literal["decoding", "attention", "logits", "image", "prompt", "control"]
 
 
-Index = Annotated[int, Field(ge=0, lt=1000)]
-"""Number of a layer or head, from 0."""
-Pair = Annotated[tuple[Index, ...], Field(min_length=2, max_length=2)]
-"""A head: its layer, and its number there."""
-
+Mode = Annotated[
+    Literal["paper", "official"], Field(description="As described, or as the released code does.")
+]
+"""Whose arithmetic a strategy follows where a paper and its released code disagree."""
 
 OPERATOR: dict[str, Any] = {"operator": True}
 """`json_schema_extra` of a parameter that names files, weights or what must be fetched first: a
@@ -163,14 +162,6 @@ class ModelFacts:
     def shape(self) -> tuple[str, int, int, int]:
         """What tells one base model from another: family, hidden size, layers, key heads."""
         return self.family, self.hidden, self.layers, self.kv_heads
-
-
-def proportional(layers: int, first: int, last: int) -> range:
-    """Layers `first` to `last` of 32, counted from 0, or as many and as deep in proportion: for
-    what was published for one depth alone.
-    """
-    start = round(first * layers / 32)
-    return range(start, start + max(1, round((last - first + 1) * layers / 32)))
 
 
 class Context(Protocol):

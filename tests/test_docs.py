@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "halu.grounding": "errors images layout models registry scenes torchvision_shim types",
     "halu.decoders": (
         "attention claims constants conversation detector endpoint errors grounding labelling"
-        " layout prompt regions retrieval rules search strategy types views"
+        " layers layout prompt regions retrieval rules search strategy types views"
     ),
     "halu.claims": "grounding.nouns",
     "halu.detector": "conversation errors images registry types",

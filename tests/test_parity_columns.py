@@ -34,8 +34,9 @@ from halu.attention.steering import Steering
 from halu.constants import ACT_HEADS
 from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unsupported
+from halu.layers import proportional
 from halu.prompt import Prompt
-from halu.strategy import ModelFacts, proportional
+from halu.strategy import ModelFacts
 from halu.testing.random_models import FAMILIES
 
 FOLDER = DATA / "columns"

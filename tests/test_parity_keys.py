@@ -20,7 +20,7 @@ from test_parity_more import LAYER, assert_layer, attend, request, softmax, stee
 from torch import Tensor
 
 from halu.attention import KeyMap
-from halu.attention.boost import Boost, layers_between
+from halu.attention.boost import Boost
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -32,6 +32,7 @@ from halu.decoders.sparc import Progress
 from halu.engine import Local, load
 from halu.errors import BadInput, HaluError, Unsupported
 from halu.host import disable, enable
+from halu.layers import layers_between
 from halu.layout import Grid, ImageSpan, Layout
 from halu.planning import steered
 from halu.prompt import Prompt
@@ -736,7 +737,7 @@ def test_evidence_shows_calibrated_rows(adapter: Any, picture: Any) -> None:
         ("sparc", {"layer": 4}, BadInput, "layer=4.*there are 4"),
         ("sparc", {"start_layer": 3, "end_layer": 3}, BadInput, "name no layers"),
         ("caac", {"layers": 5}, BadInput, "layers=5.*there are 4"),
-        ("sid", {"agg": 4}, BadInput, "agg=4.*4 layers"),
+        ("sid", {"agg": 4}, BadInput, "agg=4.*there are 4"),
         ("sid", {"agg": 0}, BadInput, "agg=0"),
         ("fia+pai", {}, Unsupported, "same name"),
     ],

@@ -685,7 +685,7 @@ def test_glc_on_one_layer_and_without_mass_on_the_picture() -> None:
 @pytest.mark.parametrize(
     ("name", "params", "error", "says"),
     [
-        ("dola", {"layers": [0, 4]}, BadInput, r"layers=\(0, 4\).*4 layers"),
+        ("dola", {"layers": [0, 4]}, BadInput, r"layers=\(0, 4\).*there are 4"),
         ("dola", {"layers": []}, BadInput, "layers"),
         ("dola", {"layers": "middle"}, BadInput, "layers"),
         ("dola", {"relative_top": 1.5}, BadInput, r"relative_top=1\.5"),

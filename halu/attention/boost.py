@@ -7,7 +7,6 @@ from torch import Tensor
 
 from halu.attention import ScoreMap
 from halu.attention.policy import AttentionPolicy, Rows
-from halu.errors import BadInput
 
 
 class Boost(AttentionPolicy):
@@ -41,19 +40,3 @@ class Boost(AttentionPolicy):
     def score_map(self, layer: int) -> ScoreMap:
         """Slopes 1 + a and 1 - a."""
         return self._map
-
-
-def layers_between(start: int, end: int | None, count: int) -> range:
-    """Layers [start_layer, end_layer) of `count`; no end: to the last.
-
-    Raises:
-        BadInput: if there is none, or if the model has fewer.
-    """
-    layers = range(start, count if end is None else end)
-    if not layers or layers.stop > count:
-        raise BadInput(
-            f"Parameters start_layer={layers.start} and end_layer={layers.stop} name no layers"
-            f" of a model of {count}.",
-            param="params.start_layer",
-        )
-    return layers

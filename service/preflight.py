@@ -40,7 +40,7 @@ def check_telemetry(settings: Settings) -> None:
     if not settings.telemetry:
         return
     try:
-        import opentelemetry.exporter.otlp.proto.http  # noqa: F401
+        import opentelemetry.exporter.otlp.proto.http  # noqa: F401  # only whether it is there
     except ImportError:
         raise Unavailable.without(
             "telemetry", "Telemetry needs OpenTelemetry's exporter.", param="telemetry"

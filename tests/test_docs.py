@@ -33,7 +33,9 @@ MAY_IMPORT = {
     "halu.labelling": "claims detector",
     "halu.logistic": "claims detector types",
     "halu.detectors": "claims detector errors grounding images logistic types",
-    "halu.eval": "claims detector endpoint engine errors examining images registry scenes types vlm weights",
+    "halu.eval": (
+        "claims detector endpoint engine errors examining images registry scenes types vlm weights"
+    ),
     "halu.service": (
         "batch catalogue detector engine errors examining images models planning registry"
         " strategy types vllm vlm weights"

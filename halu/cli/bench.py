@@ -74,11 +74,15 @@ def bench(
     }
     how: dict[str, Any] = {"resume": resume, "keep_going": keep_going}
     if judge:
-        from halu.eval.judge import Judge
-        from halu.eval.store import JUDGED
-
-        how["judge"] = Judge(judge, judge_model, cache=out / JUDGED)
+        how["judge"] = _judge(judge, judge_model, out)
     _run(values, out, cache, how)
+
+
+def _judge(url: str, model: str, out: Path) -> Any:
+    from halu.eval.judge import Judge
+    from halu.eval.store import JUDGED
+
+    return Judge(url, model, cache=out / JUDGED)
 
 
 def _run(values: dict[str, Any], out: Path, cache: Path | None, how: dict[str, Any]) -> None:

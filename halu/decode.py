@@ -122,6 +122,7 @@ class Decoder:
 
     def _empty(self) -> None:
         self.cache = self.adapter.runner.new_cache()
+        self.adapter.runner.rest(self.cache)
         self._running = []
         self._scores = torch.empty(0, 0)  # the newest row of each [rows, V]
 
@@ -132,8 +133,14 @@ class Decoder:
 
     def _keep(self, rows: list[int]) -> None:
         """Gives up all other rows of the cache."""
-        self.cache.arrange(rows)
+        self._arrange(rows)
         self._scores = self._scores[rows]
+
+    def _arrange(self, sources: list[int]) -> None:
+        """Row i of the cache becomes what row sources[i] was."""
+        self.cache.arrange(sources)
+        if not sources:
+            self.adapter.runner.rest(self.cache)
 
     def _serve(self, jobs: Sequence[Job]) -> None:
         """Reads what these jobs want read, until none can go on without another step."""
@@ -196,7 +203,7 @@ class Decoder:
                 start = first + choice.parent * width
                 sources += range(start, start + width)
                 tokens += [choice.token] * width
-        self.cache.arrange(sources)
+        self._arrange(sources)
         rows = _rows(self._running)
         if not rows:
             self._scores = self._scores[:0]

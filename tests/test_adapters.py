@@ -354,6 +354,26 @@ def test_features_are_kept_up_to_a_bound_in_bytes(adapter: Any, picture: Any) ->
     assert looks == [1] * 5
 
 
+def test_a_picture_that_cannot_be_seen_makes_nobody_forget_others(
+    adapter: Any, picture: Any
+) -> None:
+    mine, looks = adapter("llava"), []
+
+    def look(pixels: Any) -> Features:
+        looks.append(1)
+        if len(looks) == 2:
+            raise ValueError("too dark")
+        return mine.look(pixels)
+
+    first, second = (encoded(mine, picture, [(56, 56 + n)]) for n in range(2))
+    vision = Vision(look, mine.runner.device)
+    vision.features([first])
+    with pytest.raises(ValueError, match="too dark"):
+        vision.features([first, second])
+    vision.features([first])
+    assert len(looks) == 2
+
+
 def test_a_prompt_asks_for_its_picture_once_even_if_nothing_is_remembered(
     adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -296,6 +296,28 @@ def test_recordings_of_rows_that_have_ended_are_dropped(static: Any, picture: An
     decoder.close()
 
 
+@pytest.mark.parametrize("leave", ["end", "drop", "close"])
+def test_a_decoder_at_rest_keeps_no_recordings_of_rows_that_have_ended(
+    leave: str, static: Any, picture: Any
+) -> None:
+    vlm, counted = static("llava")
+    decoder, before = Decoder(vlm.adapter), counted.recorded
+    (job,) = decoder.add(asked(picture, ["pai"], 6))
+    steered = weakref.ref(job.rows[0][0].steering.policies[0])
+    while counted.recorded == before:
+        raise_errors(decoder.step())
+    if leave == "drop":
+        decoder.drop(job)
+    if leave == "close":
+        decoder.close()
+    while decoder.jobs:
+        raise_errors(decoder.step())
+    assert all(one.own == 0 for one in vlm.adapter.runner.replays._kept.values())
+    del job
+    gc.collect()
+    assert steered() is None
+
+
 class FromTheHost(TorchDispatchMode):
     """Notes what reads memory of the host, as no recorded step may."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halu.adapters.cache import RowCache
 from halu.adapters.static_cache import StaticCache, doubled
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -109,7 +110,7 @@ class Recording:
     replay: Callable[[], None] | None = None
     refused: bool = False
 
-    def ended(self, steered: Sequence[Steered], cache: StaticCache) -> bool:
+    def ended(self, steered: Sequence[Steered], cache: RowCache) -> bool:
         """Whether nobody can ask for it again, now that these are all rows of this cache."""
         mine = self.cache()
         if mine is None or mine.place != self.place:
@@ -143,7 +144,7 @@ class Replays:
         cache: StaticCache,
     ) -> Tensor | None:
         """The scores [n, V] of one more token on every row; none if the step is not recorded."""
-        self._forget(steered, cache)
+        self.forget(steered, cache)
         if not all(one.settled for one in steered):
             return None
         count = doubled(len(tokens))
@@ -162,8 +163,10 @@ class Replays:
             self._kept.popitem(last=False)
         return self._run(found, (tokens, lengths, positions), cache)
 
-    def _forget(self, steered: Sequence[Steered], cache: StaticCache) -> None:
-        """Drops recordings whose memory is gone or whose rows have ended."""
+    def forget(self, steered: Sequence[Steered], cache: RowCache) -> None:
+        """Drops recordings whose memory is gone or whose rows have ended, now that these are all
+        rows of this cache.
+        """
         for key, one in list(self._kept.items()):
             if one.ended(steered, cache):
                 del self._kept[key]

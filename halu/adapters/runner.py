@@ -60,6 +60,11 @@ class Runner:
         layers = len(self.text.layers)
         return RowCache(layers) if self.replays is None else StaticCache(layers)
 
+    def rest(self, cache: RowCache) -> None:
+        """No row of this cache runs any more: what was recorded of them is dropped."""
+        if self.replays is not None:
+            self.replays.forget((), cache)
+
     def release(self) -> None:
         """Takes the hooks off the model."""
         for hook in self._hooks:

@@ -89,7 +89,7 @@ class Vision:
         ]
         asked = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key}
         with self._lock:
-            found = {key: self._kept.pop(key) for key in asked if key in self._kept}
+            found = {key: self._kept[key] for key in asked if key in self._kept}
         for batch in _alike({key: p for key, p in asked.items() if key not in found}):
             found |= self._seen(batch)
         self._remember(found)
@@ -113,7 +113,9 @@ class Vision:
 
     def _remember(self, found: Mapping[str, Features]) -> None:
         with self._lock:
-            self._kept.update(found)
+            for key, features in found.items():
+                self._kept[key] = features
+                self._kept.move_to_end(key)
             while sum(features.size for features in self._kept.values()) > self._bound:
                 self._kept.popitem(last=False)
 

@@ -92,7 +92,9 @@ class AttentionPolicy:
         return None
 
     def labels(self, layer: int) -> Tensor | None:
-        """Group of each prompt key, [T] or [H, T]; none if groups play no role in this layer."""
+        """Group of each prompt key, [T] or [H, T]; none if groups play no role in this layer. It is
+        asked in every forward, but a table that generated tokens have seen stays.
+        """
         return None
 
     def score_map(self, layer: int) -> ScoreMap | None:

@@ -1,164 +1,285 @@
-"""Time per generated token: stock generate, halu's greedy, and each strategy, as ratios in one run.
+"""Time to the first token and per further token, for halu and for what one would use otherwise.
 
-    python benchmarks/decode.py --out benchmarks/results/decode-cpu.json
+    python benchmarks/decode.py --out benchmarks/results/decode-gpu.json     # with a GPU
+    python benchmarks/decode.py --out benchmarks/results/decode-cpu.json     # without
+    pip install --no-deps mitigv                                  # to have it among the contestants
 
-A randomly initialised LLaVA of 300 M parameters answers one question about one picture of 336 x 336
-(576 image tokens); speed does not depend on the weights. All contestants take turns, round after
-round, so that a change of the machine's speed meets them alike; a round's time is that of the
-tokens after the first, and the ratio is the median over rounds of contestant / baseline within the
-round. Absolute times are not reported for a CPU.
+On a GPU: random weights at the shapes of LLaVA-1.5-7B, LLaVA-1.5-13B and Qwen2.5-VL-7B (of the
+language models; vision towers are of about their size), bfloat16, batches of 1, 8 and 32. On a CPU:
+a random LLaVA of 300 M parameters in float32, batch 1; only ratios are reported. Everyone answers
+one question about one picture of 336 x 336 a request. No picture is shown twice, so nobody
+remembers what the vision tower says of it, and everyone starts from pictures, not from pixels that
+are ready. Contestants: halu's greedy and every strategy, on a GPU with decoding steps recorded as
+CUDA graphs; halu's greedy without; halu's greedy asked about the same pictures each time, which it
+remembers; stock generate; the usual two-forward loop, one model call after the other for each
+token; the package mitigv on the same model object, at batch 1. Next to them the floor: bytes of the
+language model's weights and of the keys and values, over the bandwidth of a large copy in the same
+round.
+
+Everyone takes turns, round after round, so that a change of the machine's speed meets them alike,
+after one round to warm up (short on a CPU). A contestant says when it has which token; a round's
+figure is the time from the first to the last, for each in between. Ratios are taken within a round:
+their median, least and largest. On a GPU the round to warm up tells what starting costs (recording
+graphs, loading kernels). Whoever cannot run is listed with the reason. What is known is written
+after each round, a plot beside it, so that a run that is cut short keeps its rounds.
+
+`--tiny` is a dry run on the CPU with tiny models: a test of this script, whose times mean nothing.
 """
 
 import argparse
 import json
 import platform
+import shlex
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import torch
-from PIL import Image
+from contestants import BASELINES, MITIGV, Ask, Pictures, contestants, inputs_of
+from shapes import ON_CPU, ON_GPU, TINY, Fresh, loaded
 
 import halu
+from halu.adapters.replay import CudaGraphs, repeated
 from halu.engine import Local
-from halu.testing.random_models import Size, random_adapter
-from halu.vlm import asking
+from halu.strategy import strategies
 
-SIZE = Size(
-    hidden=1024,
-    layers=18,
-    heads=16,
-    kv_heads=16,
-    mlp=2816,
-    vocab=32000,
-    side=336,
-    vision_hidden=256,
-    vision_layers=4,
-)
-STRATEGIES = {
-    "greedy": {},
-    "vhr": {},
-    "var": {"dimensions": (1, 2), "tau": 2.0},
-    "vcd": {},
-    "ritual": {},
-    "m3id": {},
-}
-QUESTION = "Please describe this image in detail."
+COPY = 2**28
+"""Bytes of the copy that measures bandwidth on a CPU; four times that on a GPU."""
+OTHERS = ("two forwards", "greedy, not recorded", "greedy, pictures remembered")
+NAMES = {*BASELINES, *OTHERS, *strategies.names(), *(f"mitigv {name}" for name in MITIGV)}
 
 
-class Clock:
-    """A streamer for stock generate that notes when each token came."""
+class Took(NamedTuple):
+    """Seconds to the first token, for each further one, and for the whole answer."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
+    first: float
+    further: float
+    whole: float
 
 
-def stock(vlm: Local, picture: Image.Image, tokens: int) -> Callable[[], float]:
-    """transformers' own greedy generate with sdpa attention."""
-    model, processor = vlm.adapter.model, vlm.adapter.processor
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        add_generation_prompt=True,
-    )
-
-    def measure() -> float:
-        model.set_attn_implementation("sdpa")
-        clock = Clock()
-        model.generate(**inputs, max_new_tokens=tokens, do_sample=False, streamer=clock)
-        model.set_attn_implementation({"text_config": "halu", "vision_config": "sdpa"})
-        return (clock.times[-1] - clock.times[1]) / (
-            len(clock.times) - 2
-        )  # the first put is the prompt
-
-    return measure
+Round = dict[str, Took]
+"""What one round took, by contestant and the floor."""
 
 
-def ours(vlm: Local, picture: Image.Image, tokens: int, strategy: str) -> Callable[[], float]:
-    """One strategy through halu's loop."""
-
-    def measure() -> float:
-        request = asking(
-            picture, QUESTION, strategy=strategy, params=STRATEGIES[strategy], max_new_tokens=tokens
-        )
-        times = [time.perf_counter() for _ in vlm.run(request)]
-        return (times[-1] - times[0]) / (len(times) - 1)
-
-    return measure
+def synchronize() -> None:
+    """Waits until the device has done everything."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
-def compare(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a token, round by round, everyone in turn, after one round to warm up."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        for name, measure in contestants.items():
-            seconds = measure()
-            if turn:
-                found[name].append(seconds)
-        print(f"round {turn} of {rounds}", flush=True)
-    return found
+def took(ask: Ask, pictures: Pictures, tokens: int) -> Took:
+    """Times one answer to each picture."""
+    heard: list[tuple[int, float]] = []
+    synchronize()
+    start = time.perf_counter()
+    ask(pictures, tokens, lambda count: heard.append((count, time.perf_counter())))
+    synchronize()
+    whole = time.perf_counter() - start
+    if len(heard) < 2 or heard[-1][0] <= heard[0][0]:
+        raise ValueError("It gave fewer than two tokens.")
+    (few, first), (many, last) = heard[0], heard[-1]
+    return Took(first - start, (last - first) / (many - few), whole)
 
 
-def ratios(found: dict[str, list[float]], baseline: str) -> dict[str, dict[str, float]]:
-    """Median, least and largest ratio to the baseline within a round."""
-    table = {}
-    for name, seconds in found.items():
-        each = [mine / base for mine, base in zip(seconds, found[baseline], strict=True)]
-        table[name] = {
-            "median": round(statistics.median(each), 3),
-            "min": round(min(each), 3),
-            "max": round(max(each), 3),
+def copied_a_second(device: torch.device) -> float:
+    """Bytes read and written each second by a large copy; the best of several."""
+    size = COPY if device.type == "cpu" else 4 * COPY
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target, times = torch.empty_like(source), []
+    for _ in range(6):
+        synchronize()
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return 2 * size / min(times)
+
+
+def floor_bytes(vlm: Local, pictures: Pictures, tokens: int) -> int:
+    """What a token of each answer must read: the language model's weights, the keys and values."""
+    text, facts = vlm.adapter.runner.text, vlm.adapter.facts
+    head = vlm.adapter.model.get_output_embeddings()
+    weights = [*text.layers.parameters(), *text.norm.parameters(), *head.parameters()]
+    length = inputs_of(vlm, pictures[:1])["input_ids"].shape[1] + tokens // 2
+    width = text.layers[0].self_attn.k_proj.out_features
+    keys = 2 * facts.layers * width * length * len(pictures) * weights[0].element_size()
+    return sum(weight.numel() * weight.element_size() for weight in weights) + keys
+
+
+def turns(
+    found: Mapping[str, Ask],
+    fresh: Callable[[], Pictures],
+    plan: argparse.Namespace,
+    refused: dict[str, str],
+    short: bool,
+) -> Iterator[Round]:
+    """Rounds in which everyone takes a turn, the first of them to warm up, which may be a short
+    one. Who cannot run is out, with the reason.
+    """
+    for turn in range(plan.rounds + 1):
+        own: Round = {}
+        warm = short and not turn
+        for name, ask in found.items():
+            if name in refused:
+                continue
+            try:
+                pictures = fresh()[: 1 if warm else None]
+                own[name] = took(ask, pictures, min(3, plan.tokens) if warm else plan.tokens)
+            except Exception as error:
+                refused[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"round {turn} of {plan.rounds}", file=sys.stderr, flush=True)
+        yield own
+
+
+def spread(mine: list[float], theirs: list[float]) -> dict[str, float]:
+    """Ratios within a round: median, least, largest."""
+    each = [a / b for a, b in zip(mine, theirs, strict=True)]
+    kinds = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+    return {kind: round(value, 3) for kind, value in kinds.items()}
+
+
+def table(warm: Round, rounds: list[Round], floors: list[float], timed: bool) -> dict[str, Any]:
+    """What everyone took who ran in every round, relative to the baselines; on a GPU the times
+    themselves, and what the first answer of all took, relative to a later one.
+    """
+    names = [name for name in rounds[0] if all(name in one for one in rounds)]
+    by_name = {name: Took(*zip(*(one[name] for one in rounds), strict=True)) for name in names}
+    rows: dict[str, Any] = {}
+    for name, own in by_name.items():
+        row: dict[str, Any] = {"further token": {}, "first token": {}}
+        for base in BASELINES:
+            if base in by_name:
+                row["further token"][f"to {base}"] = spread(own.further, by_name[base].further)
+                row["first token"][f"to {base}"] = spread(own.first, by_name[base].first)
+        row["further token"]["to floor"] = spread(own.further, floors)
+        if timed:
+            row["first token"]["ms"] = round(1e3 * statistics.median(own.first), 2)
+            row["further token"]["ms"] = round(1e3 * statistics.median(own.further), 3)
+            row["start-up"] = round(warm[name].whole / statistics.median(own.whole), 2)
+        rows[name] = row
+    return rows
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """What a further token costs, relative to stock generate."""
+    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 9), squeeze=False)
+    for axis, one in zip(axes[0], results, strict=True):
+        rows = {name: row["further token"] for name, row in one["contestants"].items()}
+        found = [row.get("to stock generate", row["to floor"]) for row in rows.values()]
+        middle = [each["median"] for each in found]
+        sides = [[each["median"] - each["min"] for each in found]]
+        sides += [[each["max"] - each["median"] for each in found]]
+        axis.barh(list(rows), middle, xerr=sides, error_kw={"linewidth": 0.8})
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(f"{one['model']}, batch {one['batch']}", fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel("time per further token / stock generate", fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def measured(
+    model: str, vlm: Local, batch: int, plan: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """One model at one batch size: what is known after each round."""
+    fresh = Fresh(batch, seed=0)
+    shown, device = fresh(), vlm.adapter.runner.device
+    found = contestants(vlm, shown, plan.capture(device))
+    chosen = {name: ask for name, ask in found.items() if name in plan.only}
+    size = floor_bytes(vlm, shown, plan.tokens)
+    rounds: list[Round] = []
+    floors: list[float] = []
+    refused: dict[str, str] = {}
+    every = turns(chosen, fresh, plan, refused, short=device.type == "cpu")
+    warm = next(every)
+    for own in every:
+        rounds.append(own)
+        floors.append(size / copied_a_second(device))
+        floor = {"bytes": size}
+        if plan.timed:
+            floor["ms"] = round(1e3 * statistics.median(floors), 3)
+        yield {
+            "model": f"{model}, random, {str(vlm.adapter.model.dtype).removeprefix('torch.')}",
+            "batch": batch,
+            "rounds": len(rounds),
+            "floor": floor,
+            "contestants": table(warm, rounds, floors, plan.timed),
+            "refused": refused,
         }
-    return table
 
 
-def millions(model: torch.nn.Module) -> float:
-    """Parameters of a model in millions."""
-    return sum(weight.numel() for weight in model.parameters()) / 1e6
+def run(plan: argparse.Namespace, heard: Callable[[list[dict[str, Any]]], None]) -> None:
+    """All models and batches; `heard` gets everything that is known after each round."""
+    done: list[dict[str, Any]] = []
+    for model, shape in plan.shapes.items():
+        vlm = loaded(shape, plan.device)
+        for batch in plan.batch or plan.batches:
+            newest: list[dict[str, Any]] = []
+            for entry in measured(model, vlm, batch, plan):
+                newest = [entry]
+                heard(done + newest)
+            done += newest
+        del vlm
+
+
+def written(plan: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Keeps the results, and a plot beside them."""
+    result = {
+        "what": "time to the first token and per further token; ratios within a round",
+        "command": shlex.join(["python", "benchmarks/decode.py", *sys.argv[1:]]),
+        "device": plan.name,
+        "versions": {"torch": torch.__version__, "halu": halu.__version__},
+        "tokens": plan.tokens,
+        "results": results,
+    }
+    plan.out.parent.mkdir(parents=True, exist_ok=True)
+    plan.out.write_text(json.dumps(result, indent=1) + "\n")
+    plot(results, plan.out.with_suffix(".png"))
+
+
+def planned(options: argparse.Namespace) -> argparse.Namespace:
+    """The options with what follows from them and from the machine."""
+    gpu = torch.cuda.is_available() and not options.tiny
+    options.device = "cuda" if gpu else "cpu"
+    options.shapes = ON_GPU if gpu else TINY if options.tiny else ON_CPU
+    options.batches = (1, 8, 32) if gpu else (1,)
+    options.capture = CudaGraphs if gpu else lambda _: repeated if options.tiny else None
+    options.tokens = options.tokens or (128 if gpu else 16)
+    options.only = {*BASELINES, *(options.only or NAMES)}
+    options.timed = gpu
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    dry = f"{cpu}, dry run: the ratios mean nothing"
+    options.name = torch.cuda.get_device_name() if gpu else dry if options.tiny else cpu
+    return options
+
+
+def names(text: str) -> set[str]:
+    """Contestants, separated by commas."""
+    given = {part.strip() for part in text.split(",")}
+    if unknown := sorted(given - NAMES):
+        known = ", ".join(sorted(NAMES))
+        raise argparse.ArgumentTypeError(f"nobody is called {unknown[0]!r}; there are: {known}")
+    return given
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    adapter = random_adapter("llava", SIZE)
-    adapter.model.generation_config.eos_token_id = SIZE.vocab - 1
-    vlm = Local(adapter)
-    pixels = np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8)
-    picture = Image.fromarray(pixels)
-    contestants = {"stock generate": stock(vlm, picture, options.tokens)}
-    for name in STRATEGIES:
-        contestants[name] = ours(vlm, picture, options.tokens, name)
-    found = compare(contestants, options.rounds)
-    result: dict[str, Any] = {
-        "what": "time per generated token after the first, ratio within a round",
-        "model": f"random LLaVA, {millions(adapter.model):.0f} M parameters, float32",
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "halu": halu.__version__,
-        "tokens": options.tokens,
-        "rounds": options.rounds,
-        "to stock generate": ratios(found, "stock generate"),
-        "to greedy": ratios(found, "greedy"),
-    }
-    print(json.dumps(result, indent=2))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tokens", type=int, help="of an answer: 128 on a GPU, 16 on a CPU")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, action="append", help="repeat for several")
+    parser.add_argument("--only", type=names, help="contestants a,b,c beside the two baselines")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tiny", action="store_true", help="dry run on the CPU")
+    plan = planned(parser.parse_args())
+    run(plan, lambda results: written(plan, results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Benchmarks that need other machines: dry runs on tiny models, and what they refuse."""
+"""Benchmarks: dry runs on tiny models, how they take their times, and what they refuse."""
 
 import json
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,25 +17,25 @@ from halu.attention import Redistribution, ScoreMap, at_least, weighted_attentio
 from halu.attention.inputs import Inputs
 from halu.strategy import strategies
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu_decode.py"
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+TOKENS = 3
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, args)]
+    command = [sys.executable, str(FOLDER / "decode.py"), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_dry_from_end_to_end(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "gpu.json"
-    done = run("--tiny", "--tokens", 3, "--rounds", 1, "--batch", 2, "--out", out)
+def test_decoding_is_measured_from_end_to_end(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "tiny.json"
+    done = run("--tiny", "--tokens", TOKENS, "--rounds", 1, "--batch", 2, "--out", out)
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert "mean nothing" in found["device"]
     assert [one["batch"] for one in found["results"]] == [2, 2]
     for one in found["results"]:
-        ran = set(one["contestants"])
-        assert ran | set(one["refused"]) == {
+        assert set(one["contestants"]) | set(one["refused"]) == {
             "stock generate",
             "two forwards",
             "greedy, not recorded",
@@ -42,26 +43,127 @@ def test_the_gpu_benchmark_runs_dry_from_end_to_end(tmp_path: Path) -> None:
             *strategies.names(),
         }
         assert set(one["refused"]) <= {"fia"}, one["refused"]
-        assert one["floor, ms"] > 0
-        assert one["contestants"]["stock generate"]["to stock generate"] == 1.0
-        assert one["contestants"]["greedy"]["to greedy"] == 1.0
+        assert one["floor"]["bytes"] > 0
+        for own in one["contestants"].values():
+            assert own["further token"]["to floor"]["median"] > 0
+            assert "ms" not in own["further token"], "absolute times are for GPUs"
+        for name in ("stock generate", "greedy"):
+            for part in one["contestants"][name].values():
+                assert part[f"to {name}"] == {"median": 1, "min": 1, "max": 1}
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_refuses_in_one_line(tmp_path: Path) -> None:
-    done = run("--out", tmp_path / "gpu.json")
-    assert done.returncode == 1
-    assert "there is none" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
+@pytest.mark.slow
+def test_a_peer_says_its_tokens_or_why_it_cannot_run(tmp_path: Path) -> None:
+    out = tmp_path / "tiny.json"
+    only = "mitigv vcd,mitigv opera"
+    done = run("--tiny", "--tokens", TOKENS, "--rounds", 1, "--only", only, "--out", out)
+    assert done.returncode == 0, done.stderr
+    for one in json.loads(out.read_text())["results"]:
+        for name in only.split(","):
+            assert (name in one["contestants"]) != (name in one["refused"])
+            assert ": " in one["refused"].get(name, "Error: because")
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    pytest.importorskip("triton")
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    monkeypatch.syspath_prepend(str(FOLDER))
     return import_module
+
+
+@pytest.fixture
+def decode(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script with a clock that only contestants move."""
+    module = script("decode")
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(module, "clock", clock, raising=False)
+    return module
+
+
+def test_nobody_of_another_name_is_measured(
+    decode: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["decode.py", "--only", "vcd,vdc", "--out", "decode.json"])
+    with pytest.raises(SystemExit) as ended:
+        decode.main()
+    assert ended.value.code == 2
+    assert "nobody is called 'vdc'; there are: act, " in capsys.readouterr().err
+
+
+def taking(decode: Any, first: float, *further: float) -> Any:
+    """A contestant that needs so long for its tokens."""
+
+    def ask(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
+        for count, seconds in enumerate((first, *further), start=1):
+            decode.clock.now += seconds
+            tick(count)
+
+    return ask
+
+
+def test_a_token_is_timed_within_one_answer(decode: Any) -> None:
+    assert decode.took(taking(decode, 5, 1, 2, 3), [], 4) == (5, 2, 11)
+    with pytest.raises(ValueError, match="fewer than two tokens"):
+        decode.took(taking(decode, 5), [], 1)
+
+
+def test_ratios_are_taken_within_a_round_and_only_of_whole_ones(decode: Any) -> None:
+    slow, refused = iter((11, 1, 2)), {}
+
+    def changing(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
+        taking(decode, 1, next(slow))(pictures, tokens, tick)
+
+    def failing(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
+        raise AttributeError("no such thing\nat all")
+
+    found = {"stock generate": taking(decode, 2, 4), "greedy": changing, "broken": failing}
+    plan = SimpleNamespace(rounds=2, tokens=2)
+    warm, *rounds = decode.turns(found, lambda: [1, 2], plan, refused, short=False)
+    assert refused == {"broken": "AttributeError: no such thing"}
+    rounds[1]["late"] = rounds[1]["greedy"]
+    rows = decode.table(warm, rounds, [2, 2], True)
+    assert list(rows) == ["stock generate", "greedy"]
+    own = rows["greedy"]["further token"]
+    assert own["to stock generate"] == {"median": 0.375, "min": 0.25, "max": 0.5}
+    assert own["to floor"] == {"median": 0.75, "min": 0.5, "max": 1.0}
+    assert (own["ms"], rows["greedy"]["first token"]["ms"]) == (1500, 1000)
+    assert rows["greedy"]["start-up"] == 4.8
+
+
+def test_the_warm_up_of_a_cpu_is_short(decode: Any) -> None:
+    seen = []
+
+    def ask(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
+        seen.append((len(pictures), tokens))
+        taking(decode, 1, 1)(pictures, tokens, tick)
+
+    plan = SimpleNamespace(rounds=2, tokens=24)
+    list(decode.turns({"greedy": ask}, lambda: [1] * 8, plan, {}, short=True))
+    assert seen == [(1, 3), (8, 24), (8, 24)]
+
+
+def test_a_run_that_is_cut_short_keeps_its_rounds(
+    decode: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+
+    def ask(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
+        calls.append(tokens)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        taking(decode, 1, 1)(pictures, tokens, tick)
+
+    options = {"tiny": True, "tokens": TOKENS, "rounds": 5, "batch": None, "only": {"greedy"}}
+    out = tmp_path / "cut.json"
+    plan = decode.planned(SimpleNamespace(**options, out=out))
+    found = {"greedy": ask, "stock generate": ask}
+    monkeypatch.setattr(decode, "contestants", lambda vlm, pictures, capture: found)
+    monkeypatch.setattr(decode, "copied_a_second", lambda device: 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        decode.run(plan, lambda results: decode.written(plan, results))
+    (one,) = json.loads(out.read_text())["results"]
+    assert (one["rounds"], set(one["contestants"])) == (1, {"greedy", "stock generate"})
 
 
 FORM = Redistribution.of(
@@ -76,6 +178,7 @@ FORM = Redistribution.of(
 def test_kernels_are_timed_only_if_they_are_as_right_as_eager(
     keys: int, wrong: str | None, script: Callable[[str], Any]
 ) -> None:
+    pytest.importorskip("triton")
     kernels = script("kernels")
     torch.manual_seed(0)
     q = torch.randn(1, 8, 1, 64, dtype=torch.bfloat16)
@@ -103,6 +206,7 @@ def test_kernels_are_timed_only_if_they_are_as_right_as_eager(
 def test_the_tuner_takes_the_quickest_that_runs_and_is_right(
     script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("triton")
     tuner = script("tune_kernels")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(tuner, "captured", lambda call: call)

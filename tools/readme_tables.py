@@ -1,9 +1,9 @@
-"""Write the generated tables of the README.
+"""Write the generated tables of the README and of the benchmarks' README.
 
     python tools/readme_tables.py [--check]
 
 A table stands between `<!-- generated: NAME -->` and `<!-- /generated -->`. With `--check` nothing
-is written; the exit status says whether the README is current.
+is written; the exit status says whether both are current.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import speed_tables
 from results_page import RESULTS, brief
 from strategy_pages import KINDS
 from tried import cost
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
 
@@ -54,33 +55,40 @@ def results_tables() -> str:
     return "\n".join(parts)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "strategies": strategies_table,
-    "results": results_tables,
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "strategies": strategies_table,
+        "results": results_tables,
+        "speed": speed_tables.brief,
+    },
+    "benchmarks/README.md": {"speed": speed_tables.whole},
 }
 
 
-def filled(text: str) -> str:
-    """The README with its generated parts as they should be."""
-    missing = TABLES.keys() - {name for _, name, _ in BLOCK.findall(text)}
+def filled(text: str, tables: Mapping[str, Callable[[], str]], page: str) -> str:
+    """A page with its generated parts as they should be."""
+    missing = tables.keys() - {name for _, name, _ in BLOCK.findall(text)}
     if missing:
-        raise SystemExit(f"README.md has no <!-- generated: {sorted(missing)[0]} --> block.")
-    return BLOCK.sub(lambda block: block[1] + TABLES[block[2]]() + block[3], text)
+        raise SystemExit(f"{page} has no <!-- generated: {sorted(missing)[0]} --> block.")
+    return BLOCK.sub(lambda block: block[1] + tables[block[2]]() + block[3], text)
 
 
 def main() -> int:
     """Writes the tables, or checks them."""
-    parser = argparse.ArgumentParser(description="Write the generated tables of the README.")
+    parser = argparse.ArgumentParser(description="Write the generated tables of the READMEs.")
     parser.add_argument("--check", action="store_true", help="only say whether they are current")
-    arguments = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    wanted = filled(text)
-    if text == wanted:
-        return 0
-    if arguments.check:
-        print("The generated tables in README.md are not current. Run: make docs", file=sys.stderr)
-        return 1
-    README.write_text(wanted, encoding="utf-8")
+    check = parser.parse_args().check
+    for page, tables in TABLES.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        wanted = filled(text, tables, page)
+        if text == wanted:
+            continue
+        if check:
+            print(
+                f"The generated tables in {page} are not current. Run: make docs", file=sys.stderr
+            )
+            return 1
+        (ROOT / page).write_text(wanted, encoding="utf-8")
     return 0
 
 

@@ -15,13 +15,14 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test coverage test-vllm check format-check lint types docs-check format docs shape wheel clean
+.PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs shape wheel clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
 	@echo 'make demo      install, then ask the built-in model and measure it'
 	@echo 'make test      install, then the whole test suite (PYTEST_ARGS=... for a part of it)'
 	@echo 'make coverage  install, then the whole test suite; what it never runs, line by line'
+	@echo 'make mutants   change rules, policies and scorers, and see whether a test notices (an hour)'
 	@echo 'make test-vllm  the tests that run vLLM, in an environment of their own (.venv-vllm)'
 	@echo 'make check     install, then format, lint, types, generated docs'
 	@echo 'make format    format the code and mend what lint can mend'
@@ -40,6 +41,11 @@ test: install
 
 coverage: install
 	$(BIN)/python -m pytest $(WHOLE) --cov --cov-report=term-missing:skip-covered
+
+# mutmut and what it needs are for this alone, so that `make install` leaves them out.
+mutants: install
+	$(PIP) install --quiet -e '.[mutants]' --no-build-isolation -c constraints.txt
+	$(BIN)/python tools/mutants.py
 
 test-vllm: install
 	$(BIN)/python tools/test_vllm.py $(PYTEST_ARGS)

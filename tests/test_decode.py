@@ -70,6 +70,7 @@ def written(vlm: VLM, tokens: Sequence[int]) -> str:
     return text.lstrip(" ")  # spaces in front are the template's, not the answer's
 
 
+@pytest.mark.slow
 @on_all_families
 def test_a_mixed_batch_gives_what_each_gives_alone(
     family: str, everything: list[Request], adapter: Any

@@ -272,10 +272,10 @@ def test_opera_equals_a_slow_search_that_ends(
     image = picture(40, 40, seed=1)
     own = {**LEANING[family], **own}
     asking = ask_for(image, "what", strategy="opera", params=own)
-    asking = asking.model_copy(update={"sampling": Sampling(max_new_tokens=24)})
+    asking = asking.model_copy(update={"sampling": Sampling(max_new_tokens=18)})
     tokens, _ = found(adapter(family), asking)
-    slow_and_real(family, adapter, stock, image, 24, [tokens[15]], **own)
-    slow_and_real(family, adapter, stock, image, 24, [], **own)
+    slow_and_real(family, adapter, stock, image, 18, [tokens[12]], **own)
+    slow_and_real(family, adapter, stock, image, 18, [], **own)
 
 
 # The rules of going back

@@ -76,6 +76,7 @@ def asked(picture: Any, names: Any, tokens: int = 8) -> list[Request]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 def test_every_strategy_gives_what_it_gives_without_recording(
     family: str, static: Any, adapter: Any, picture: Any

@@ -13,9 +13,10 @@ import io
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import TypeVar
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 from service_process import written
@@ -28,6 +29,7 @@ from halu.service.schema import ImageUrl
 
 T = TypeVar("T")
 TAKEN = ("PNG", "JPEG", "WEBP", "GIF")
+BATCH = 1000
 OTHERS = ("BMP", "TIFF", "ICO", "PPM")
 CODES = {
     "picture",
@@ -92,7 +94,9 @@ def _uri(kind: str, data: bytes) -> str:
 
 
 def fuzz(inputs: int, seen: Counter[str]) -> None:
-    """Runs so many inputs."""
+    """Runs so many inputs, in batches: what Hypothesis remembers of a batch would count as the
+    intake's memory.
+    """
     intake = Intake(
         Fetch(Policy(), 2**20, 1, 1),
         Metrics(),
@@ -101,8 +105,15 @@ def fuzz(inputs: int, seen: Counter[str]) -> None:
         max_pixels=2**20,
         seconds=10,
     )
-    runner = asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()
+    for start in range(0, inputs, BATCH):
+        seed(start)(_batch(min(BATCH, inputs - start), intake, loop, seen))()
+    loop.close()
 
+
+def _batch(
+    inputs: int, intake: Intake, loop: asyncio.AbstractEventLoop, seen: Counter[str]
+) -> Callable[[], None]:
     @settings(
         max_examples=inputs,
         deadline=None,
@@ -113,7 +124,7 @@ def fuzz(inputs: int, seen: Counter[str]) -> None:
     @given(address=addresses())
     def run(address: str) -> None:
         try:
-            (picture,) = runner.run_until_complete(intake.open([ImageUrl(url=address)]))
+            (picture,) = loop.run_until_complete(intake.open([ImageUrl(url=address)]))
         except BadImage as error:
             code = str(error.code)
         else:
@@ -123,8 +134,7 @@ def fuzz(inputs: int, seen: Counter[str]) -> None:
         assert code in CODES, code
         seen[code] += 1
 
-    run()
-    runner.close()
+    return run
 
 
 def main() -> None:
@@ -135,7 +145,7 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     seen: Counter[str] = Counter()
-    fuzz(200, Counter())
+    fuzz(BATCH, Counter())
     before, start = _peak_mb(), time.monotonic()
     fuzz(args.inputs, seen)
     grown = _peak_mb() - before

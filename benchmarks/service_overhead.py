@@ -2,18 +2,47 @@
 in one run; and how fast a refusal comes.
 
     python benchmarks/service_overhead.py
+    python benchmarks/service_overhead.py --model random --rounds 5
+
+`tiny-llava` takes so little for a token that the ratio is the worst there is; `random` is the
+randomly initialised LLaVA of 301 M parameters that benchmarks/decode.py measures, saved to a folder
+for the time of the run and served from there.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
+from decode import SIZE
 from service_process import DESCRIBE, chat, percentile, picture_uri, serving, written
 
 import halu
 from halu.service.intake import from_data_uri
+from halu.testing.random_models import random_adapter
+
+RANDOM = "random"
+
+
+@contextmanager
+def source(model: str) -> Iterator[str]:
+    """What to load a model from: its name, or the folder of one made for this run."""
+    if model != RANDOM:
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / RANDOM
+        made = random_adapter("llava", SIZE)
+        made.release()
+        made.model.save_pretrained(place)
+        made.processor.save_pretrained(place)
+        del made
+        yield str(place)
 
 
 def _gap(times: list[float]) -> float:
@@ -32,11 +61,12 @@ def engine(vlm: Any, picture: Any, tokens: int) -> float:
     return _gap(times)
 
 
-def service(http: Any, url: str, uri: str, tokens: int) -> float:
+def service(http: Any, url: str, model: str, uri: str, tokens: int) -> float:
     """Seconds per token as a client sees them in a stream."""
     body = chat(
         uri,
         DESCRIBE,
+        model=model,
         max_tokens=tokens,
         seed=0,
         temperature=2.0,
@@ -52,34 +82,38 @@ def service(http: Any, url: str, uri: str, tokens: int) -> float:
     return _gap(times)
 
 
-def refusal(http: Any, url: str, uri: str) -> float:
+def refusal(http: Any, url: str, model: str, uri: str) -> float:
     """Seconds to the first byte of a refusal."""
     start = time.perf_counter()
-    with http.stream(
-        "POST", f"{url}/v1/chat/completions", json=chat(uri, DESCRIBE, temperature=99)
-    ) as reply:
+    body = chat(uri, DESCRIBE, model=model, temperature=99)
+    with http.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
         assert reply.status_code == 400
         return time.perf_counter() - start
 
 
+def measured(model: str, rounds: int, tokens: int) -> tuple[list[tuple[float, float]], list[float]]:
+    """Seconds per token of engine and service in turn, and of refusals; one round warms up."""
+    uri, name = picture_uri(), Path(model).name
+    picture = from_data_uri(uri, 2**24)
+    pairs = []
+    vlm = halu.load(model)
+    with serving("-m", model) as server, httpx2.Client(trust_env=False, timeout=300) as http:
+        for _ in range(rounds + 1):
+            own = engine(vlm, picture, tokens)
+            pairs.append((own, service(http, server.url, name, uri, tokens)))
+        return pairs[1:], [refusal(http, server.url, name, uri) for _ in range(100)]
+
+
 def main() -> None:
-    """Runs both in turn, several times, and prints."""
+    """Runs and prints."""
     parser = argparse.ArgumentParser(description="What the service costs.")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tokens", type=int, default=60)
-    parser.add_argument("--model", default="tiny-llava")
+    parser.add_argument("--model", default="tiny-llava", help=f"a name or folder, or {RANDOM}")
     parser.add_argument("--out")
     args = parser.parse_args()
-    uri = picture_uri()
-    picture = from_data_uri(uri, 2**24)
-    vlm = halu.load(args.model)
-    pairs = []
-    with serving("-m", args.model) as server, httpx2.Client(trust_env=False, timeout=60) as http:
-        for _ in range(args.rounds + 1):
-            own = engine(vlm, picture, args.tokens)
-            pairs.append((own, service(http, server.url, uri, args.tokens)))
-        refused = [refusal(http, server.url, uri) for _ in range(100)]
-    pairs = pairs[1:]
+    with source(args.model) as model:
+        pairs, refused = measured(model, args.rounds, args.tokens)
     result = {
         "what": f"{args.model}, {args.rounds} rounds of {args.tokens} tokens, batch 1",
         "ms a token, engine": round(1000 * statistics.median(own for own, _ in pairs), 3),

@@ -89,7 +89,7 @@ def _add_handlers(app: FastAPI, max_body: int) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(http: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _answer(_invalid(error), http)
+        return _answer(_invalid(error, http.headers.get("content-type", "")), http)
 
     @app.exception_handler(HTTPException)
     async def routing(http: Request, error: Exception) -> Response:
@@ -103,11 +103,14 @@ def _answer(error: HaluError, http: Request, more: Any = None) -> JSONResponse:
     return JSONResponse(refusals.body(error), error.status, headers)
 
 
-def _invalid(error: RequestValidationError) -> HaluError:
+def _invalid(error: RequestValidationError, media_type: str) -> HaluError:
     """The first thing wrong, by its path; what was sent is not repeated."""
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return BadInput("The body is not JSON.", code="invalid_json")
+    if first["loc"] == ("body",) and "json" not in media_type:
+        hint = "Send it with the header 'content-type: application/json'."
+        return BadInput("The body is not said to be JSON.", hint=hint, code="invalid_json")
     path = [str(part) for part in first["loc"] if part not in ("body", "header", "path", "query")]
     where = ".".join(path) or None
     message = str(first["msg"]).removeprefix("Value error, ")
@@ -119,6 +122,8 @@ def _routing(error: HTTPException, max_body: int) -> HaluError:
         return too_large(max_body)
     if error.status_code == 404:
         return refusals.NotFound("There is no such route.", hint="See /docs.")
-    found = BadInput("The body cannot be read." if error.status_code == 400 else "Not here.")
+    if error.status_code == 405:
+        return refusals.WrongMethod("This route takes another method.", hint="See /docs.")
+    found = BadInput("The body cannot be read.")
     found.status = error.status_code
     return found

@@ -42,6 +42,13 @@ class NotFound(HaluError):
     code = "not_found"
 
 
+class WrongMethod(HaluError):
+    """A route that is there, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
 class TooLarge(HaluError):
     """A body beyond the limit."""
 

@@ -471,6 +471,14 @@ def test_a_wrong_key_is_said_to_be_wrong(browser: Any, tmp_path: Path) -> None:
         page.context.close()
 
 
+def test_names_that_carry_a_strategy_are_not_offered_as_models(browser: Any) -> None:
+    with live(models=("tiny-llava", "tiny-qwen"), listed_strategies=("vcd",)) as server:
+        page = Visit(browser, server.url).ready().page
+        assert len(server.get("/v1/models").json()["data"]) == 4
+        assert page.locator("#model option").all_inner_texts() == ["tiny-llava", "tiny-qwen"]
+        page.context.close()
+
+
 def test_stop_ends_the_work(browser: Any) -> None:
     with live(load=_slow) as server:
         (worker,) = server.site.workers.values()

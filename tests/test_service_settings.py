@@ -1,5 +1,6 @@
 """Settings from flags, environment and file; the command; what there is to look at."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -227,14 +228,23 @@ def test_the_number_of_strategy_labels_is_bounded() -> None:
 def test_other_routes_answer_in_the_same_form(served: Any) -> None:
     import httpx2
 
-    for method, path, status in (
-        ("GET", "/v1/chat/completions", 405),
-        ("POST", "/v1/models", 405),
-        ("GET", "/nothing", 404),
+    for method, path, status, code in (
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/nothing", 404, "not_found"),
     ):
         reply = httpx2.request(method, served.url + path, trust_env=False)
         assert reply.status_code == status
         assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+        assert reply.json()["error"]["code"] == code
+    reply = httpx2.post(
+        f"{served.url}/v1/chat/completions",
+        content=json.dumps(chat("Hello?")),
+        headers={"content-type": "application/x-www-form-urlencoded"},  # as curl -d sends it
+        trust_env=False,
+    )
+    assert reply.status_code == 400
+    assert "content-type: application/json" in reply.json()["error"]["message"]
     body = chat("Hello?")
     del body["model"]
     reply = served.post("/v1/chat/completions", **body)

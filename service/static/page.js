@@ -101,7 +101,10 @@ async function copy(text, label) {
 
 async function fill() {
   const [models, strategies, detectors] = await Promise.all(["models", "strategies", "detectors"].map(list));
-  byId("model").replaceChildren(...models.map(({id}) => make("option", {value: id}, id)));
+  const names = models.map(({id}) => id);
+  // MODEL@STRATEGY is listed for apps that can choose nothing else; here strategies have their own place.
+  const bare = names.filter((id) => !id.includes("@") || !names.includes(id.split("@")[0]));
+  byId("model").replaceChildren(...bare.map((id) => make("option", {value: id}, id)));
   arms.offer(strategies, FIRST.filter((name) => strategies.some((one) => one.name === name)));
   byId("detectors").append(...detectors.map(({name, summary}) => make("label", {class: "check"},
     make("input", {type: "checkbox", value: name}),

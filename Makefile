@@ -15,7 +15,7 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs shape wheel clean
+.PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs site shape wheel dist sbom clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
@@ -28,7 +28,10 @@ help:
 	@echo 'make format    format the code and mend what lint can mend'
 	@echo 'make docs      write the generated parts of the README and docs/strategies'
 	@echo 'make shape     how large files and functions are, and what imports what'
-	@echo 'make wheel     a wheel in dist/'
+	@echo 'make site      docs/ as a site in site/ with search; look at it with python -m http.server -d site'
+	@echo 'make wheel     a wheel of the working tree in dist/'
+	@echo 'make dist      sdist and wheel of the last commit in dist/, the same bytes wherever they are built'
+	@echo 'make sbom      dist/halu.cdx.json: every package of the environment that the tests run in'
 	@echo 'make clean     remove what was built; .venv stays'
 
 install: $(INSTALLED)
@@ -90,8 +93,18 @@ wheel: install
 	rm -rf build/lib
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+dist: install
+	$(BIN)/python tools/dist.py
+
+sbom: install
+	mkdir -p dist
+	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --mc-type library --output-reproducible -o dist/halu.cdx.json $(BIN)/python
+
 clean:
-	rm -rf .coverage* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .coverage* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(wildcard $(CODE)) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -1,18 +1,13 @@
 """The house keeps its own rules: import arrows, names; and the README tells the truth."""
 
 import ast
-import re
-import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from arrows import PACKAGES, ROOT, code_files, imports, modules, within
 from shape import SCRIPTS
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What each part may import of halu, besides itself. The longest prefix that fits a module counts.
 MAY_IMPORT = {
     "halu.errors": "",
@@ -115,96 +110,6 @@ def test_names_say_what_a_thing_is() -> None:
             if isinstance(node, ast.ClassDef) and node.name.endswith(CLASSES_THAT_SAY_NOTHING):
                 told.append(f"{path.relative_to(ROOT)}:{node.lineno}: class {node.name}")
     assert not told, "\n".join(told)
-
-
-# The README
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its text, the line on which the text starts."""
-
-    language: str
-    text: str
-    line: int
-
-
-def blocks(*languages: str) -> list[Block]:
-    """The README's blocks in these languages, but for those under `<!-- not run: REASON -->`."""
-    fence = re.compile(r"(<!-- not run: .+? -->\s*)?^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-    return [
-        Block(match[2], match[3], README.count("\n", 0, match.start(3)) + 1)
-        for match in fence.finditer(README)
-        if match[2] in languages and not match[1]
-    ]
-
-
-def commands() -> list[str]:
-    """The command lines in the README's shell blocks, prompts and continuations removed."""
-    text = "\n".join(block.text for block in blocks("bash", "sh", "shell", "console"))
-    lines = text.replace("\\\n", " ").splitlines()
-    return [line.strip().removeprefix("$ ").removeprefix(".venv/bin/") for line in lines]
-
-
-@pytest.mark.slow
-def test_the_python_in_the_readme_runs(tmp_path: Path) -> None:
-    from halu.models import builtin
-
-    if "tiny-llava" not in builtin():
-        pytest.skip("tiny-llava is not in the tree yet")
-    python = blocks("python")
-    assert python, "the README shows no Python"
-    script = [""] * README.count("\n")
-    for block in python:  # on the README's own lines, so that a traceback points there
-        lines = block.text.splitlines()
-        script[block.line - 1 : block.line - 1 + len(lines)] = lines
-        lay_out_pictures(block.text, tmp_path)
-    (tmp_path / "README.py").write_text("\n".join(script), encoding="utf-8")
-    command = [sys.executable, "README.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def lay_out_pictures(code: str, folder: Path) -> None:
-    """Puts a picture wherever the code reads one: the repository's own, else a drawn one."""
-    from PIL import Image
-
-    from halu.scenes import draw
-
-    for name in re.findall(r"[\"']([\w./-]+\.(?:jpe?g|png|webp))[\"']", code):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_file():
-            path.write_bytes((ROOT / name).read_bytes())
-        else:
-            Image.fromarray(draw(0, "test", 112).image).save(path)
-
-
-def test_the_commands_in_the_readme_exist() -> None:
-    import typer
-
-    from halu.cli import app
-
-    known = typer.main.get_command(app).commands
-    shown = [shlex.split(line, comments=True) for line in commands() if line.startswith("halu ")]
-    assert shown, "the README shows no command"
-    for words in shown:
-        command, rest = known.get(words[1]), words[2:]
-        assert command, f"{shlex.join(words)}: no such command"
-        while hasattr(command, "commands"):
-            command, rest = command.commands[rest[0]], rest[1:]
-        options = {"-h", "--help"}.union(*(parameter.opts for parameter in command.params))
-        given = {word.partition("=")[0] for word in rest if re.match(r"--?[a-zA-Z]", word)}
-        assert given <= options, f"{shlex.join(words)}: no option {sorted(given - options)}"
-
-
-def test_the_make_targets_in_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for line in commands():
-        words = shlex.split(line, comments=True)
-        for target in words[1:] if words[:1] == ["make"] else []:
-            known = rf"^{re.escape(target.partition('=')[0])}(:| \?=)"
-            assert re.search(known, makefile, re.MULTILINE), f"{line}: no {target}"
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ from PIL import Image
 from halu.adapters import folder_of
 from halu.types import Sampling
 from halu.vllm.asked import KEY
-from halu.vllm.engine import OPTIONS, Served, params
+from halu.vllm.engine import OPTIONS, Served
+from halu.vllm.model import params
 from halu.vllm.submission import Submission, engine_input
 from halu.vlm import asking
 

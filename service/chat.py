@@ -36,7 +36,7 @@ async def chat_completions(
     """
     site: Deployment = http.app.state.deployment
     asked = await asking.chat(body, x_halu_strategy, site.models, site.settings, site.intake)
-    return await _answer(site, body, asked, http, reporting.completion)
+    return await answer(site, body, asked, http, reporting.completion)
 
 
 @router.post("/v1/compare", response_model=Comparison, responses={**STREAMED, **REFUSALS})
@@ -44,12 +44,24 @@ async def compare(body: CompareRequest, http: Request) -> Any:
     """Answers a conversation under several strategies at once: a choice for each, in order."""
     site: Deployment = http.app.state.deployment
     asked = await asking.compare(body, site.models, site.settings, site.intake)
-    return await _answer(site, body, asked, http, reporting.comparison)
+    return await answer(site, body, asked, http, reporting.comparison)
 
 
-async def _answer(
+async def answer(
     site: Deployment, body: Conversation, asked: Asked, http: Request, reply: Any
 ) -> Any:
+    """Has it answered: the reply, or a stream of its pieces.
+
+    Args:
+        site: who answers.
+        body: what the client sent.
+        asked: the same, checked.
+        http: whose connection it is; its state says whose request this is and since when.
+        reply: makes the reply of all answers.
+
+    Raises:
+        HaluError: if it cannot be answered.
+    """
     state = http.scope["state"]
     _note(state["told"], asked)
     answering = Answering(

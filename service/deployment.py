@@ -1,7 +1,7 @@
 """What stands behind the routes: models on their devices, workers, places, pictures, counters."""
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -69,12 +69,17 @@ class Deployment:
         return "ok"
 
 
-def deployment(settings: Settings, load_model: Load | None = None) -> Deployment:
+def deployment(
+    settings: Settings,
+    load_model: Load | None = None,
+    offered: Mapping[str | None, Sequence[Served]] | None = None,
+) -> Deployment:
     """The parts, as the settings want them; nothing runs yet.
 
     Args:
         settings: what the operator decided.
         load_model: how a model comes into memory; by default `halu.load`.
+        offered: the models by device; by default the settings' dealt to the settings' devices.
 
     Raises:
         HaluError: settings that name what is not there: a model, a strategy, a network.
@@ -84,7 +89,7 @@ def deployment(settings: Settings, load_model: Load | None = None) -> Deployment
     if load_model is None:
         check_models(settings)
     metrics = Metrics(settings.backend)
-    by_device = dealt(settings.models, settings.device)
+    by_device = offered or dealt(settings.models, settings.device)
     bring = load_model or partial(_load, settings)
     return Deployment(
         settings=settings,

@@ -76,6 +76,8 @@ def read(extra_args: Mapping[str, Any] | None) -> Asked | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or KEY
         raise BadInput(f"{KEY!r}: {where}: {first['msg']}.", param=KEY) from error
+    except ValueError:  # half a surrogate pair
+        raise BadInput(f"{KEY!r} is no text.", param=KEY) from None
     if asked.branch not in asked.branches or (len(asked.branches) > 1) != bool(asked.group):
         raise BadInput(f"{KEY!r}: branch, branches and group do not fit.", param=KEY)
     return asked

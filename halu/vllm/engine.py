@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm import EngineArgs, LLMEngine
 from vllm.platforms import current_platform
-from vllm.sampling_params import RequestOutputKind
 
 from halu.adapters import folder_of
 from halu.errors import BadInput, HaluError, Unavailable
 from halu.types import Sampling
 from halu.vllm.asked import KEY
-from halu.vllm.model import InEngine
+from halu.vllm.model import InEngine, params
 from halu.vllm.submission import Sent, engine_input
 
 OPTIONS: dict[str, Any] = {
@@ -88,20 +87,6 @@ class Served(InEngine):
             self.engine.abort_request(list(names))
             for name in names:
                 self._heard.pop(name, None)
-
-
-def params(sampling: Sampling, ends: frozenset[int]) -> SamplingParams:
-    """vLLM's part: how long, and what ends. Tokens are drawn by halu, so that a seed means the same
-    under every backend.
-    """
-    return SamplingParams(
-        temperature=0,
-        max_tokens=sampling.max_new_tokens,
-        stop_token_ids=sorted(ends),
-        ignore_eos=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
 
 
 def _last_line(error: Exception) -> str:

@@ -7,9 +7,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from vllm import SamplingParams
+from vllm.sampling_params import RequestOutputKind
+
 from halu.adapters import bare_adapter
 from halu.batch import Batched
-from halu.errors import Failed, Unsupported
+from halu.errors import Failed, HaluError, Unsupported
 from halu.types import Sampling
 from halu.vllm.batch import Batch
 from halu.vllm.submission import Sent
@@ -74,12 +77,19 @@ class InEngine(Batched):
             self._heard[sent.name] = []
 
     def take(self, name: str) -> list[Any]:
-        """What the engine has said to a main branch since the last call."""
+        """What the engine has said to a main branch since the last call.
+
+        Raises:
+            HaluError: if the engine has not taken it.
+        """
         with self._lock:
             heard = self._heard.get(name, [])
             if heard:
                 self._heard[name] = []
-            return heard
+        for one in heard:
+            if isinstance(one, HaluError):
+                raise one
+        return heard
 
     @staticmethod
     def ended(found: Any) -> bool:
@@ -94,3 +104,17 @@ class InEngine(Batched):
         if found.finish_reason == "abort":
             raise Failed("vLLM gave the request up.")
         return found.finish_reason is not None
+
+
+def params(sampling: Sampling, ends: frozenset[int]) -> SamplingParams:
+    """vLLM's part: how long, and what ends. Tokens are drawn by halu, so that a seed means the same
+    under every backend.
+    """
+    return SamplingParams(
+        temperature=0,
+        max_tokens=sampling.max_new_tokens,
+        stop_token_ids=sorted(ends),
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )

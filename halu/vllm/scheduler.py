@@ -17,6 +17,7 @@ from halu.errors import HaluError
 from halu.vllm.asked import Asked, read
 from halu.vllm.groups import Groups
 from halu.vllm.plugin import SCHEDULER, check_methods
+from halu.vllm.settings import settings_of
 
 LEFT = "Another branch of the same request has ended."
 LATE = "The other branches of this request have not come."
@@ -30,7 +31,8 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         check_methods(Scheduler, SCHEDULER)
         super().__init__(*args, **kwargs)
-        self.halu_groups = Groups()
+        own = settings_of(self.vllm_config.additional_config)
+        self.halu_groups = Groups(patience=own.patience_seconds)
         self.halu_failed: dict[str, str] = {}
         self.halu_idle = 0
         self.halu_full = False

@@ -1,9 +1,12 @@
 """What a request carries into vLLM, and who waits for whom: needs no vLLM."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from asked_texts import TEXTS
+from hypothesis import given, settings
 
 import halu
 from halu.adapters import bare_adapter
@@ -11,6 +14,7 @@ from halu.errors import BadInput, HaluError, Unavailable, Unsupported
 from halu.types import Sampling
 from halu.vllm import TESTED, load_served
 from halu.vllm.asked import KEY, Asked, read
+from halu.vllm.checking import check
 from halu.vllm.groups import Groups
 from halu.vllm.plugin import check_methods
 
@@ -50,6 +54,40 @@ def test_what_is_written_is_read() -> None:
 def test_what_cannot_be_read_is_refused(value: Any, word: str) -> None:
     with pytest.raises(BadInput, match=word):
         read({KEY: value})
+
+
+@given(TEXTS)
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_sent_is_taken_or_refused(text: Any) -> None:
+    with suppress(HaluError):
+        assert read({KEY: text}) is None or json.loads(text) is not None
+        check(Sent({KEY: text}))
+
+
+class Sent:
+    """An engine request's parameters, as far as they are looked at."""
+
+    def __init__(self, extra_args: Any, n: int = 1, grammar: Any = None) -> None:
+        self.extra_args = extra_args
+        self.n = n
+        self.structured_outputs = grammar
+
+
+@pytest.mark.parametrize(
+    ("sent", "word"),
+    [
+        (Sent({KEY: Asked(strategy="nobody").text()}), "nobody"),
+        (Sent({KEY: Asked(strategy="vcd", params={"alpha": "x"}).text()}), "alpha"),
+        (Sent({KEY: Asked(strategy="beam").text()}), "takes tokens back"),
+        (Sent({KEY: Asked(strategy="vcd").text()}, n=2), "one answer"),
+        (Sent({KEY: Asked(strategy="vcd").text()}, grammar=object()), "grammars"),
+    ],
+)
+def test_what_no_prompt_could_make_right_is_refused(sent: Sent, word: str) -> None:
+    with pytest.raises(HaluError, match=word):
+        check(sent)
+    check(Sent({KEY: Asked(strategy="vcd").text()}))
+    check(Sent({}, n=2))
 
 
 def groups(clock: list[float]) -> Groups:

@@ -4,6 +4,9 @@ import time
 from typing import Any
 
 import pytest
+from asked_texts import TEXTS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from vllm_requests import compared, request
 
 from halu.attention.policy import AttentionPolicy
@@ -12,7 +15,7 @@ from halu.strategy import Context, Paper, Plan, Step, Strategy, strategies
 from halu.types import Sampling
 from halu.vllm import load_served
 from halu.vllm.asked import KEY, Asked
-from halu.vllm.engine import params
+from halu.vllm.model import params
 from halu.vllm.submission import Submission, engine_input
 
 NO_PAPER = Paper("none", "", "")
@@ -129,6 +132,23 @@ def test_raw_requests_that_cannot_run(serve: Any, stock: Any, asked: Any, word: 
     vlm = serve("tiny-llava", num_gpu_blocks_override=14, max_num_seqs=5, max_model_len=256)
     assert word in outcome(vlm, [(asked, "")])[0]
     assert compared(vlm, stock("tiny-llava"), [request("vcd")]) == []
+
+
+def test_whatever_is_sent_ends_nothing_but_itself(serve: Any, stock: Any) -> None:
+    vlm = serve("tiny-llava")
+    known = vlm.engine.engine_core.engine_core.scheduler.halu_groups
+    patience, known.patience = known.patience, 0.0
+
+    @given(st.lists(TEXTS, min_size=8, max_size=8))
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    def sent(texts: list[Any]) -> None:
+        assert len(outcome(vlm, [(text, "s") for text in texts])) == len(texts)
+
+    try:
+        sent()
+    finally:
+        known.patience = patience
+    assert compared(vlm, stock("tiny-llava"), [request("vcd"), request("var")]) == []
 
 
 def test_a_partner_that_never_comes(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:

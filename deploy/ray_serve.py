@@ -1,9 +1,10 @@
-"""halu in vLLM engines under Ray Serve, one engine a replica. Written with care; it has not been run.
+"""halu in vLLM engines under Ray Serve, one engine a replica. Written with care; not run yet.
 
     pip install 'ray[serve]'            # in vLLM's environment
     serve run deploy.ray_serve:app
 
-All branches of a request stay in the replica that plans them, so that Ray may spread requests as it likes.
+All branches of a request stay in the replica that plans them, so that Ray may spread requests as
+it likes.
 """
 
 from typing import Any

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from inspect import signature
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from halu.errors import BadInput, HaluError
+from halu.errors import BadInput, HaluError, Unavailable
 from halu.service import chat, detect, docs_page, listing, refusals
 from halu.service.deployment import Deployment
 from halu.service.doorway import Doorway, too_large
@@ -64,6 +65,12 @@ def _telemetry(settings: Settings) -> Any:
     off, since they carry what exceptions say.
     """
     on = settings.telemetry
+    if on and "telemetry" not in signature(FastAPI).parameters:
+        raise Unavailable(
+            f"FastAPI {version('fastapi')} has no telemetry.",
+            hint="It came with 0.162.",
+            param="telemetry",
+        )
     return {
         "auto_configure": on,
         "tracing": on,

@@ -11,6 +11,8 @@ from halu.errors import BadInput
 from halu.types import Sampling
 
 KEY = "halu"
+FORWARDS = "halu_forwards"
+"""Where the engine's outputs say how many forwards a request has taken."""
 MAIN = "main"
 LARGEST = 16384
 """Longest side of a picture, in pixels."""

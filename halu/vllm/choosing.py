@@ -37,6 +37,8 @@ class Outcome:
         left: requests whose token vLLM draws, by number in the batch.
         dropped: requests whose row did not count, and how many tokens they read again.
         failed: requests that are over, and why.
+        forwards: how many forwards a request has taken, all its branches together, by the name of
+            its main one.
         mute: numbers of those that get no token in this step, and how many tokens they read again.
     """
 
@@ -44,6 +46,7 @@ class Outcome:
     left: dict[int, Part] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    forwards: dict[str, int] = field(default_factory=dict)
     mute: dict[int, int] = field(default_factory=dict)
 
     def settle(self, sampled: Tensor) -> None:
@@ -99,6 +102,7 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
         return one.failure
     if token is None and len(rows) > 1:
         return "A request of several branches must say how tokens are drawn (sampling)."
+    outcome.forwards[main.name] = sum(row.one.cost for row in rows)
     for row in rows:
         if token is None:
             outcome.left[row.number] = row.one

@@ -107,8 +107,8 @@ class EngineContext(RequestContext):
 
 def planned(
     adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask, share: Share
-) -> tuple[Plan, Callable[[], Steered]]:
-    """One engine request's plan, and what makes its steering.
+) -> tuple[Plan, Callable[[], Steered], Sequence[RequestContext]]:
+    """One engine request's plan, what makes its steering, and the contexts that count its forwards.
 
     Args:
         adapter: the model, without weights.
@@ -121,7 +121,7 @@ def planned(
         HaluError: if it cannot be planned here.
     """
     if not asked.main and not prompt.layout.images:  # nothing acts where there is no picture
-        return Plan(Branch(asked.branch, prompt)), lambda: Steered(prompt.layout)
+        return Plan(Branch(asked.branch, prompt)), lambda: Steered(prompt.layout), ()
     if len(asked.sizes) == len(prompt.images):  # only the tower's own size is known here
         pairs = zip(prompt.images, asked.sizes, strict=True)
         prompt = replace(prompt, images=tuple(image.resize(size) for image, size in pairs))
@@ -150,7 +150,7 @@ def planned(
         policies = tuple(share(policy) for policy in steered(plan, own)())
         return Steered(prompt.layout, policies, None, taps)
 
-    return plan, make
+    return plan, make, contexts
 
 
 def check_search(search: Search) -> None:

@@ -10,7 +10,7 @@ from halu.adapters import folder_of
 from halu.errors import BadInput, HaluError, Unavailable
 from halu.types import Sampling
 from halu.vllm.asked import KEY
-from halu.vllm.model import InEngine, params
+from halu.vllm.model import Heard, InEngine, params
 from halu.vllm.submission import Sent, engine_input
 
 OPTIONS: dict[str, Any] = {
@@ -79,7 +79,7 @@ class Served(InEngine):
         with self._lock:
             for found in self.engine.step():
                 if found.request_id in self._heard:
-                    self._heard[found.request_id].append(found.outputs[0])
+                    self._heard[found.request_id].append(Heard.of(found))
 
     def drop(self, names: Sequence[str]) -> None:
         """Ends branches that nobody listens to any more."""

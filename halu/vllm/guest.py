@@ -94,6 +94,7 @@ class Guest:
         """Gives the scheduler, with the runner's output, what became of halu's requests."""
         output.halu_dropped = self.outcome.dropped
         output.halu_failed = self.outcome.failed
+        output.halu_forwards = self.outcome.forwards
         self.outcome = Outcome()
 
     def _planned(self, new: Any) -> Part | None:

@@ -11,10 +11,10 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
 
-from halu.errors import BadInput, Failed
+from halu.errors import BadInput, Failed, HaluError
 from halu.types import Sampling
 from halu.vllm.asked import KEY
-from halu.vllm.model import InEngine, params
+from halu.vllm.model import Heard, InEngine, params
 from halu.vllm.submission import Sent, engine_input
 
 PAUSE = 0.01
@@ -75,7 +75,7 @@ class Joined(InEngine):
     async def _hear(self, name: str, prompt: Any, own: SamplingParams) -> None:
         try:
             async for found in self.client.generate(prompt, own, name):
-                self._tell(name, found.outputs[0])
+                self._tell(name, Heard.of(found))
         except VLLMClientError as error:
             self._tell(name, BadInput(str(error)))
         except Exception as error:
@@ -83,7 +83,7 @@ class Joined(InEngine):
             failed.__cause__ = error
             self._tell(name, failed)
 
-    def _tell(self, name: str, news: Any) -> None:
+    def _tell(self, name: str, news: Heard | HaluError) -> None:
         with self._news:
             if name in self._heard:
                 self._heard[name].append(news)

@@ -5,6 +5,7 @@ kept until somebody takes it.
 import threading
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vllm import SamplingParams
@@ -14,8 +15,33 @@ from halu.adapters import bare_adapter
 from halu.batch import Batched
 from halu.errors import Failed, HaluError, Unsupported
 from halu.types import Sampling
+from halu.vllm.asked import FORWARDS
 from halu.vllm.batch import Batch
 from halu.vllm.submission import Sent
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the engine says to a branch at once.
+
+    Attributes:
+        token_ids: the new tokens.
+        finish_reason: vLLM's word for how it ended; none: it goes on.
+        stop_reason: what ended it; of a failure, why.
+        forwards: how many forwards the request has taken so far; 0: not told.
+    """
+
+    token_ids: Sequence[int]
+    finish_reason: str | None
+    stop_reason: int | str | None
+    forwards: int
+
+    @staticmethod
+    def of(output: Any) -> "Heard":
+        """From vLLM's `RequestOutput`."""
+        (one,) = output.outputs
+        told = (output.kv_transfer_params or {}).get(FORWARDS, 0)
+        return Heard(tuple(one.token_ids), one.finish_reason, one.stop_reason, told)
 
 
 class InEngine(Batched):
@@ -36,7 +62,7 @@ class InEngine(Batched):
         self.config = config
         self.processor = processor
         self._lock = threading.RLock()
-        self._heard: dict[str, list[Any]] = {}
+        self._heard: dict[str, list[Heard | HaluError]] = {}
 
     @property
     def name(self) -> str:
@@ -76,7 +102,7 @@ class InEngine(Batched):
         if sent.asked.main:
             self._heard[sent.name] = []
 
-    def take(self, name: str) -> list[Any]:
+    def take(self, name: str) -> list[Heard]:
         """What the engine has said to a main branch since the last call.
 
         Raises:
@@ -89,10 +115,10 @@ class InEngine(Batched):
         for one in heard:
             if isinstance(one, HaluError):
                 raise one
-        return heard
+        return [one for one in heard if not isinstance(one, HaluError)]
 
     @staticmethod
-    def ended(found: Any) -> bool:
+    def ended(found: Heard) -> bool:
         """Whether a branch has ended.
 
         Raises:

@@ -1,13 +1,13 @@
 """One engine request as the worker keeps it: its plan, its steering, what it drew from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from halu.adapters import Adapter
 from halu.attention.steered import Steered
-from halu.context import Ask
+from halu.context import Ask, RequestContext
 from halu.errors import Failed, HaluError
 from halu.prompt import Prompt
 from halu.search import Search
@@ -31,6 +31,8 @@ class Part:
         search: how tokens are drawn; none: by vLLM.
         seen: how many tokens have gone through the model.
         tokens: those that count.
+        forwards: how many forwards it was part of.
+        contexts: of its plan; they count what was read beside decoding.
         failure: why it cannot go on.
     """
 
@@ -41,6 +43,8 @@ class Part:
     search: Search | None = None
     seen: int = 0
     tokens: list[int] = field(default_factory=list)
+    forwards: int = 0
+    contexts: Sequence[RequestContext] = ()
     failure: str | None = None
     make: Callable[[], Steered] | None = field(default=None, repr=False)
 
@@ -48,6 +52,11 @@ class Part:
     def steers(self) -> bool:
         """Whether a policy acts on it."""
         return self.steering is not None and bool(self.steering.policies)
+
+    @property
+    def cost(self) -> int:
+        """Forwards that it took so far."""
+        return self.forwards + sum(context.forwards for context in self.contexts)
 
     def fail(self, error: Exception) -> None:
         """Keeps what went wrong, for whoever asked."""
@@ -63,6 +72,7 @@ class Part:
         Returns:
             Whether something acts on these rows.
         """
+        self.forwards += 1
         if self.failure is not None or self.steering is None:
             return False
         if self.steers:
@@ -125,7 +135,7 @@ def part(adapter: Adapter, one: Part, prompt: Prompt, ask: Ask, share: Share, lo
     """
     asked = one.asked
     try:
-        one.plan, one.make = planned(adapter, asked, prompt, ask, share)
+        one.plan, one.make, one.contexts = planned(adapter, asked, prompt, ask, share)
         one.steering = one.make()
         if one.steers and not asked.steers:
             one.failure = "This strategy changes keys and values; the request must say so (steers)."

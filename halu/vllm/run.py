@@ -41,6 +41,8 @@ class Run:
         self._heard = False
         self._again = 0
         self._skip = 0
+        self._spent = 0
+        self._latest = 0
         self._names: list[str] = []
 
     @property
@@ -96,6 +98,8 @@ class Run:
                 return
             ended = self.vlm.ended(found)
             self._heard = True
+            self._latest = found.forwards or self._latest
+            self.one.forwards = self._spent + self._latest
             new = list(found.token_ids)[self._skip :]
             self._skip = max(0, self._skip - len(found.token_ids))
             event = self.one.hear(new, ended)
@@ -126,6 +130,7 @@ class Run:
     def _start(self) -> None:
         """Gives the branches to the engine; what earlier ones have said already is passed over."""
         self._skip = len(self.one.tokens)
+        self._spent, self._latest = self._spent + self._latest, 0
         sent = self.one.sent(self._salt)
         self._names = [each.name for each in sent]
         self.vlm.submit(sent, self.request.sampling)

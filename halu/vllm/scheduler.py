@@ -6,7 +6,7 @@ another branch had none in that step, is read again in a later one. When a branc
 do, and whoever asked is told why.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -14,7 +14,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.request import RequestStatus
 
 from halu.errors import HaluError
-from halu.vllm.asked import Asked, read
+from halu.vllm.asked import FORWARDS, Asked, read
 from halu.vllm.groups import Groups
 from halu.vllm.plugin import SCHEDULER, check_methods
 from halu.vllm.settings import settings_of
@@ -75,12 +75,9 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         scheduled = len(scheduler_output.num_scheduled_tokens)
         self.halu_idle = self.halu_idle + 1 if 0 < len(dropped) == scheduled else 0
         found = super().update_from_output(scheduler_output, model_runner_output)
-        over = {
-            one.request_id
-            for outputs in found.values()
-            for one in outputs.outputs
-            if one.finish_reason is not None
-        }
+        said = [one for outputs in found.values() for one in outputs.outputs]
+        _count(said, getattr(model_runner_output, "halu_forwards", {}))
+        over = {one.request_id for one in said if one.finish_reason is not None}
         left = self.halu_groups.drop(over)
         failed |= {name: LEFT for name in left if name not in failed}
         self._end(failed, found)
@@ -173,3 +170,13 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
                     stop_reason=alive[request.request_id],
                 )
             )
+
+
+def _count(said: Iterable[EngineCoreOutput], forwards: Mapping[str, int]) -> None:
+    """Adds what each request has cost to what is said to it, in the one field of vLLM's outputs
+    that takes any document.
+    """
+    for one in said:
+        if one.request_id in forwards:
+            known = {FORWARDS: forwards[one.request_id]}
+            one.kv_transfer_params = {**(one.kv_transfer_params or {}), **known}

@@ -41,6 +41,10 @@ class Sent:
 class Submission:
     """One request: its branches in the engine, and the answer that grows.
 
+    Attributes:
+        tokens: what has been drawn.
+        forwards: how many forwards the engine has needed for that.
+
     Args:
         adapter: the model, without weights.
         request: the request.
@@ -63,6 +67,7 @@ class Submission:
             _fits(branch, request, longest)
         self.said = Transcript(adapter.tokenizer, request, adapter.ends)
         self.tokens: list[int] = []
+        self.forwards = 0
         self.answer: Answer | None = None
 
     @property
@@ -92,7 +97,6 @@ class Submission:
         tokens = self.said.close()
         stopped = self.said.stopped or (bool(tokens) and tokens[-1].id in self.adapter.ends)
         layout: Layout = self.plan.main.prompt.layout
-        width = 1 + len(self.plan.extra)
         self.answer = Answer(
             text=self.said.stream.text,
             tokens=tokens,
@@ -101,7 +105,7 @@ class Submission:
                 prompt_tokens=layout.length,
                 image_tokens=layout.image_tokens,
                 completion_tokens=len(tokens),
-                forwards=width * len(tokens) + sum(ctx.forwards for ctx in self.contexts),
+                forwards=self.forwards + sum(ctx.forwards for ctx in self.contexts),
             ),
             strategy=self.chosen.resolved,
         )

@@ -9,7 +9,6 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,6 +30,7 @@ from halu.vllm.asked import Asked
 from halu.vllm.settings import settings_of
 
 CHAT = "/v1/chat/completions"
+METRICS = "/halu/metrics"
 OWN = {"/v1/strategies": listing.strategies, "/v1/detectors": listing.detectors}
 FIXED = ("backend", "models", "device", "dtype", "host", "port", "vllm")
 """Settings that the server itself decides."""
@@ -53,6 +53,7 @@ class Endpoint:
         stock = [one for one in app.routes if isinstance(one, APIRoute) and one.path == CHAT]
         (self.stock,) = stock
         app.add_api_route(CHAT, self.chat, methods=["POST"], tags=["answers"])
+        app.add_api_route(METRICS, self.metrics, methods=["GET"], tags=["state"])
         for path, route in OWN.items():
             app.add_api_route(path, route, methods=["GET"], tags=["lists"])
 
@@ -60,12 +61,12 @@ class Endpoint:
         """Joins the server's engine.
 
         Raises:
-            HaluError: settings under `halu` in `--additional-config` that cannot be.
+            HaluError: settings under `halu` in `--additional-config` that cannot be, or a model
+                that halu does not know.
         """
         from halu.vllm.joined import Joined
 
         config = engine_client.vllm_config
-        loop = asyncio.get_running_loop()
         names = args.served_model_name or [args.model]
         own = settings_of(config.additional_config).service
         if fixed := sorted(set(own) & set(FIXED)):
@@ -74,9 +75,15 @@ class Endpoint:
         offered: dict[str | None, list[Served]] = {
             None: [Served(name, args.model, None) for name in names]
         }
-        bring = partial(_joined, Joined, engine_client, loop)
-        self.site = deployment(settings, bring, offered)
+        vlm = Joined(args.model, engine_client, asyncio.get_running_loop())
+        self.site = deployment(settings, lambda source, device: vlm, offered)
         self.site.start()
+
+    async def metrics(self) -> Response:
+        """halu's counters for Prometheus, beside vLLM's own."""
+        assert self.site is not None
+        page, kind = self.site.metrics.page()
+        return Response(page, headers={"content-type": kind})
 
     async def chat(self, http: Request) -> Response:
         """Answers a conversation under the strategy that it names, or as vLLM does."""
@@ -180,7 +187,3 @@ def _invalid(errors: Sequence[Any]) -> BadInput:
     where = ".".join(str(part) for part in errors[0]["loc"])
     message = str(errors[0]["msg"]).removeprefix("Value error, ")
     return BadInput(f"{where or 'The body'}: {message}.", param=where or None)
-
-
-def _joined(kind: Any, client: Any, loop: Any, source: str, device: str | None) -> Any:
-    return kind(source, client, loop)

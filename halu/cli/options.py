@@ -23,7 +23,8 @@ Strategies = Annotated[
 Backends = Annotated[
     list[str] | None,
     typer.Option(
-        "--backend", help="hf (in this process), or a server's URL; one for all or one a model."
+        "--backend",
+        help="hf, vllm (both in this process), or a server's URL; one for all or one a model.",
     ),
 ]
 Temperature = Annotated[float | None, typer.Option(help="0 takes the best token.")]

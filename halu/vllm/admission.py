@@ -17,7 +17,7 @@ from halu.errors import HaluError
 from halu.vllm.checking import check
 
 
-class Admission(First, Second):  # type: ignore[misc]
+class Admission(First, Second):  # type: ignore[misc]  # vLLM has no types here
     """Refuses what cannot be read or planned, whatever its prompt is."""
 
     def __init__(self, *args: Any) -> None:

@@ -3,18 +3,23 @@
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import httpx2
 import openai
 import pytest
 from conftest import ENGINE
+from fastapi import FastAPI
 from live import Live, chat, live, until
 from vllm_requests import picture
 
 from halu.errors import Unavailable
+from halu.service.deployment import _load
+from halu.service.settings import read_settings
 from halu.vlm import asking
 
 MIXED = ("greedy", "vcd", "vhr", "ritual", "var", "vhr+ritual", "m3id", "dola", "pai", "code")
@@ -22,8 +27,25 @@ QUESTION = "What is this? Tell me everything."
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Live]:
-    with live(backend="vllm", vllm=ENGINE, max_new_tokens=128) as found:
+def vlm() -> Iterator[Any]:
+    """The model as the server loads it; closed once for all servers."""
+    settings = read_settings({"backend": "vllm", "vllm": ENGINE})
+    found = _load(settings, "tiny-llava", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(found, "close", lambda: None)
+        yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def start(vlm: Any) -> Callable[..., Any]:
+    """Starts servers with that model."""
+    return partial(live, lambda source, device: vlm, backend="vllm", max_new_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def server(start: Any) -> Iterator[Live]:
+    with start() as found:
         yield found
 
 
@@ -135,9 +157,9 @@ def test_metrics_name_the_backend(server: Live) -> None:
     assert any('strategy="vcd"' in line and not line.endswith(" 0.0") for line in extra)
 
 
-def test_a_running_answer_ends_before_the_server_does() -> None:
-    with live(backend="vllm", vllm=ENGINE, models="tiny-qwen") as own:
-        sent = {**body("vcd", 0), "model": "tiny-qwen@vcd", "max_tokens": 60}
+def test_a_running_answer_ends_before_the_server_does(start: Any) -> None:
+    with start() as own:
+        sent = {**body("vcd", 0), "max_tokens": 60}
         replies: list[Any] = []
         asking = threading.Thread(
             target=lambda: replies.append(own.post("/v1/chat/completions", **sent))
@@ -151,6 +173,23 @@ def test_a_running_answer_ends_before_the_server_does() -> None:
         asking.join()
         assert replies[0].status_code == 200
         assert json.loads(replies[0].text)["usage"]["completion_tokens"] > 0
+
+
+def test_too_many_branches_are_refused(start: Any) -> None:
+    with start(max_rows_per_request=2) as own:
+        sent = body("vcd+ritual", 0)
+        for stream in (False, True):
+            reply = own.post("/v1/chat/completions", **sent, stream=stream)
+            assert reply.status_code == 400
+            assert "3 rows" in reply.json()["error"]["message"]
+        assert own.post("/v1/chat/completions", **body("vcd", 0)).status_code == 200
+
+
+@pytest.mark.skipif("telemetry" in signature(FastAPI).parameters, reason="FastAPI has telemetry")
+def test_telemetry_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="telemetry"), live(telemetry=True):
+        pass
 
 
 def test_without_vllm_the_server_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

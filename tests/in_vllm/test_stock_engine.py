@@ -212,3 +212,6 @@ def test_a_branch_alone_ends_after_the_patience_of_the_settings(url: str) -> Non
 def test_what_there_is_can_be_asked(url: str) -> None:
     found = httpx2.get(f"{url}/v1/strategies", trust_env=False).json()["data"]
     assert {"vcd", "var"} <= {one["name"] for one in found}
+    post(url, **{**body(0), "model": "tiny-llava@vcd"})
+    page = httpx2.get(f"{url}/halu/metrics", trust_env=False).text
+    assert 'backend="vllm",finished_reason="length",model="tiny-llava",strategy="vcd"' in page

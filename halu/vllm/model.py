@@ -28,12 +28,14 @@ class Heard:
         token_ids: the new tokens.
         finish_reason: vLLM's word for how it ended; none: it goes on.
         stop_reason: what ended it; of a failure, why.
+        logprobs: of each new token, if they were asked for.
         forwards: how many forwards the request has taken so far; 0: not told.
     """
 
     token_ids: Sequence[int]
     finish_reason: str | None
     stop_reason: int | str | None
+    logprobs: Any
     forwards: int
 
     @staticmethod
@@ -41,7 +43,8 @@ class Heard:
         """From vLLM's `RequestOutput`."""
         (one,) = output.outputs
         told = (output.kv_transfer_params or {}).get(FORWARDS, 0)
-        return Heard(tuple(one.token_ids), one.finish_reason, one.stop_reason, told)
+        ids = tuple(one.token_ids)
+        return Heard(ids, one.finish_reason, one.stop_reason, one.logprobs, told)
 
 
 class InEngine(Batched):
@@ -139,6 +142,7 @@ def params(sampling: Sampling, ends: frozenset[int]) -> SamplingParams:
     return SamplingParams(
         temperature=0,
         max_tokens=sampling.max_new_tokens,
+        logprobs=sampling.logprobs,
         stop_token_ids=sorted(ends),
         ignore_eos=True,
         detokenize=False,

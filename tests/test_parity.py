@@ -4,18 +4,16 @@ The vectors were made by running the authors' code; `manifest.json` names source
 Our strategies are driven through their own plans.
 """
 
-import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers as tf
 from recorder import record
 from torch import Tensor
+from vectors import Vectors
 
 from halu.adapters.adapter import Features
 from halu.adapters.llava import Llava
@@ -29,20 +27,8 @@ from halu.strategy import Branch, ModelFacts, Plan, Step, strategies
 from halu.types import Request, Sampling, question
 from halu.views import diffused, signal_and_noise
 
-DATA = Path(__file__).parent / "data" / "parity"
-CASES = json.loads((DATA / "manifest.json").read_text())["cases"]
-
-
-def cases(*tasks: str) -> Any:
-    found = [case for case in CASES if case["task"] in tasks]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def arrays(case: dict[str, Any]) -> SimpleNamespace:
-    """The arrays of a case by name, `in_` and `out_` included."""
-    with np.load(DATA / case["file"], allow_pickle=False) as data:
-        return SimpleNamespace(**{key: torch.from_numpy(data[key]) for key in data.files})
+VECTORS = Vectors()
+cases, stored = VECTORS.of, VECTORS.stored
 
 
 def prompt_of(length: int, image: list[int]) -> Prompt:
@@ -84,8 +70,8 @@ def assert_close(found: Tensor, wanted: Tensor, tolerance: float) -> None:
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in DATA.glob("*.npz")}
-    assert {case["task"] for case in CASES} == {
+    VECTORS.assert_complete()
+    assert VECTORS.tasks == {
         *("var.labels", "var.redistribute", "var.sequence"),
         *("vcd.combine", "vcd.noise", "vcd.generate", "ritual.combine", "ritual.generate"),
         *("m3id.ritual", "m3id.avisc", "m3id.paper"),
@@ -97,7 +83,7 @@ def test_every_vector_is_used_and_every_file_is_there() -> None:
 
 @cases("var.labels")
 def test_var_labels(case: dict[str, Any]) -> None:
-    data, p = arrays(case), case["params"]
+    data, p = stored(case), case["params"]
     hidden, dims = data.in_hidden[0], tuple(p["dims"])
     assert torch.equal(sink_tokens(hidden, dims, p["tau"]), data.out_sink)
     peak, room = data.out_normed_peak, case["tolerance"]
@@ -144,7 +130,7 @@ def redistributed(steered: Steered, p: Tensor, v: Tensor, *, prefill: bool) -> T
 
 @cases("var.redistribute")
 def test_var_redistribution(case: dict[str, Any]) -> None:
-    data, p = arrays(case), case["params"]
+    data, p = stored(case), case["params"]
     prefill = p["rows"] == "after_image"
     keys = data.in_P.shape[3]
     length = keys if prefill else keys - 3  # generated keys are never sinks
@@ -167,7 +153,7 @@ def test_var_redistribution(case: dict[str, Any]) -> None:
 
 @cases("var.sequence")
 def test_var_samples_in_a_row(case: dict[str, Any]) -> None:
-    data, p = arrays(case), case["params"]
+    data, p = stored(case), case["params"]
     for sample, image in enumerate(p["images"]):
         hidden = getattr(data, f"in_hidden_n{sample}")
         prompt = prompt_of(hidden.shape[1], image)
@@ -223,21 +209,21 @@ def test_var_modes_differ_as_documented() -> None:
 
 @cases("vcd.combine")
 def test_vcd_rule(case: dict[str, Any]) -> None:
-    data = arrays(case)
+    data = stored(case)
     plan = plan_of("vcd", **case["params"])
     assert_close(combined(plan, data.in_z, data.in_z_alt), data.out_scores, case["tolerance"])
 
 
 @cases("ritual.combine")
 def test_ritual_rule(case: dict[str, Any]) -> None:
-    data = arrays(case)
+    data = stored(case)
     plan = plan_of("ritual", **case["params"])
     assert_close(combined(plan, data.in_z, data.in_z_alt), data.out_scores, case["tolerance"])
 
 
 @cases("m3id.ritual", "m3id.avisc")
 def test_m3id_official_rule(case: dict[str, Any]) -> None:
-    data, p = arrays(case), case["params"]
+    data, p = stored(case), case["params"]
     plan = plan_of("m3id", mode="official", lam=p["lam"], beta=p["beta"])
     rows = [data.in_z, data.in_z_alt]
     if p["domain"] == "log-softmax":
@@ -249,7 +235,7 @@ def test_m3id_official_rule(case: dict[str, Any]) -> None:
 
 @cases("m3id.paper")
 def test_m3id_paper_rule(case: dict[str, Any]) -> None:
-    data, p = arrays(case), case["params"]
+    data, p = stored(case), case["params"]
     plan = plan_of("m3id", lam=p["lam"], t0=p["t0"], confident=p["A"])
     found = combined(plan, data.in_z, data.in_z_alt, p["t"]).log_softmax(-1)
     assert_close(found, data.out_scores.log_softmax(-1), case["tolerance"])
@@ -338,7 +324,7 @@ def test_noise_schedule(step: int, signal: float, noise: float) -> None:
 
 @cases("vcd.noise")
 def test_vcd_noise(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    data, rng = arrays(case), torch.Generator()
+    data, rng = stored(case), torch.Generator()
 
     def drawn(shape: torch.Size, *, generator: torch.Generator) -> Tensor:
         assert generator is rng
@@ -402,7 +388,7 @@ class Stored(Llava):
 
 @cases("vcd.generate", "ritual.generate")
 def test_two_branch_loops(case: dict[str, Any]) -> None:
-    data, p = arrays(case), case["params"]
+    data, p = stored(case), case["params"]
     adapter = Stored(data, p)
     name = case["method"]
 

@@ -5,16 +5,14 @@ driven through their own plans and the real steering. On random models the same 
 once more, slowly, from the equations.
 """
 
-import json
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import oracles
 import pytest
 import torch
 from recorder import full_rows, record
-from test_parity import DATA, NO, arrays, assert_close, plan_of, prompt_of
+from test_parity import NO, assert_close, plan_of, prompt_of
 from test_parity_more import (
     LAYER,
     assert_layer,
@@ -27,6 +25,7 @@ from test_parity_more import (
     stub,
 )
 from torch import Tensor
+from vectors import Vectors
 
 from halu.attention import column_mass
 from halu.attention.steered import Steered
@@ -39,24 +38,14 @@ from halu.prompt import Prompt
 from halu.strategy import ModelFacts
 from halu.testing.random_models import FAMILIES
 
-FOLDER = DATA / "columns"
-CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
-
-
-def cases(task: str) -> Any:
-    found = [case for case in CASES if case["task"] == task]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"columns/{case['file']}"})
+VECTORS = Vectors("columns")
+cases, stored = VECTORS.of, VECTORS.stored
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in FOLDER.glob("*.npz")}
+    VECTORS.assert_complete()
     wanted = {"act.prefill", "act.decode_released", "eah.head_swap"}
-    assert {case["task"] for case in CASES} == wanted | {"hgai.attention", "spin.attention"}
+    assert VECTORS.tasks == wanted | {"hgai.attention", "spin.attention"}
 
 
 # ACT

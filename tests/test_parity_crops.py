@@ -5,7 +5,6 @@ driven through their own plans. On random models the same methods are followed o
 from the equations.
 """
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from recorder import full_rows, record
-from test_parity import DATA, NO, Z1, Stored, Stub, Z, arrays, assert_close, combined, plan_of
+from test_parity import NO, Z1, Stored, Stub, Z, assert_close, combined, plan_of
 from torch import Tensor
+from vectors import Vectors
 
 import halu
 from halu.aside import Aside, alone, continued
@@ -35,24 +35,14 @@ from halu.testing.random_models import FAMILIES
 from halu.types import Request, Sampling, question
 from halu.vlm import asking
 
-CROPS = DATA / "crops"
-CASES = json.loads((CROPS / "manifest.json").read_text())["cases"]
+VECTORS = Vectors("crops")
+cases, stored = VECTORS.of, VECTORS.stored
 on_two_families = pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
 
 
-def cases(task: str) -> Any:
-    found = [case for case in CASES if case["task"] == task]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"crops/{case['file']}"})
-
-
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in CROPS.glob("*.npz")}
-    assert {case["task"] for case in CASES} == {
+    VECTORS.assert_complete()
+    assert VECTORS.tasks == {
         *("agla.map", "agla.augment", "agla.combine", "agla.generate_released"),
         *("halc.boxes", "halc.contrast"),
     }

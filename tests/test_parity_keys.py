@@ -5,9 +5,7 @@ through the real steering. On random models the same methods are computed once m
 the equations, without a cache.
 """
 
-import json
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import oracles
@@ -15,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from recorder import full_rows, record
-from test_parity import DATA, NO, Z1, Stub, Z, arrays, assert_close, combined, plan_of, prompt_of
+from test_parity import NO, Z1, Stub, Z, assert_close, combined, plan_of, prompt_of
 from test_parity_more import LAYER, assert_layer, attend, request, softmax, steered_maps
 from torch import Tensor
+from vectors import Vectors
 
 from halu.attention import KeyMap
 from halu.attention.boost import Boost
@@ -40,19 +39,9 @@ from halu.strategy import Branch
 from halu.testing.random_models import FAMILIES
 from halu.types import Request, Sampling, question
 
-KEYS = DATA / "keys"
-CASES = json.loads((KEYS / "manifest.json").read_text())["cases"]
+VECTORS = Vectors("keys")
+cases, stored = VECTORS.of, VECTORS.stored
 TOWERS = ("llava", "llava_next")
-
-
-def cases(task: str) -> Any:
-    found = [case for case in CASES if case["task"] == task]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"keys/{case['file']}"})
 
 
 class Seeing(Stub):
@@ -73,10 +62,10 @@ class Seeing(Stub):
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in KEYS.glob("*.npz")}
+    VECTORS.assert_complete()
     wanted = {"paint.attention", "paint.token_sets", "sparc.run", "sid.combine", "sid.select"}
     caac = {"caac.attention", "caac.factor", "caac.maps", "caac.vector"}
-    assert {case["task"] for case in CASES} == wanted | caac
+    assert VECTORS.tasks == wanted | caac
 
 
 # FIA

@@ -5,20 +5,19 @@ driven through their own plans. There are none for GLC, whose released code has 
 is computed once more, slowly, from the equations, on whole maps of a stock model.
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import oracles
 import pytest
 import torch
 from recorder import PARAMS, ending, full_rows, record
-from test_parity import DATA, NO, Z1, Stub, Z, arrays, assert_close, combined, plan_of
+from test_parity import NO, Z1, Stub, Z, assert_close, combined, plan_of
 from torch import Tensor
+from vectors import Vectors
 
 from halu.aside import Aside
 from halu.decoders.code import ASK, difference
@@ -33,20 +32,10 @@ from halu.testing.random_models import FAMILIES
 from halu.types import Message, Request, Text, question
 from halu.vlm import asking
 
-LAYERS = DATA / "layers"
-CASES = json.loads((LAYERS / "manifest.json").read_text())["cases"]
+VECTORS = Vectors("layers")
+cases, stored = VECTORS.of, VECTORS.stored
 CHECKED = ("llava", "qwen2_5_vl")
 E1, E2 = torch.tensor([0.5, 0, 0.2, 0.1]), torch.tensor([1.5, 1.2, -0.3, -0.5])
-
-
-def cases(task: str) -> Any:
-    found = [case for case in CASES if case["task"] == task]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"layers/{case['file']}"})
 
 
 def deep(name: str, **params: Any) -> Plan:
@@ -64,9 +53,9 @@ def tapped(plan: Plan, z: Tensor, early: Tensor) -> Tensor:
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in LAYERS.glob("*.npz")}
+    VECTORS.assert_complete()
     wanted = {"dola.contrast", "dola.filter", "deco.correct", "code.combine"}
-    assert {case["task"] for case in CASES} == wanted
+    assert VECTORS.tasks == wanted
 
 
 # DoLa

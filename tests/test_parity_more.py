@@ -5,7 +5,6 @@ through their own plans and the real steering. On random models the same methods
 more, slowly, from the equations.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,9 +14,10 @@ import oracles
 import pytest
 import torch
 from recorder import full_rows, record
-from test_parity import DATA, NO, Z1, Stub, Z, arrays, assert_close, combined, plan_of, prompt_of
+from test_parity import NO, Z1, Stub, Z, assert_close, combined, plan_of, prompt_of
 from torch import Tensor
 from torch.nn.functional import pad
+from vectors import Vectors
 
 from halu.attention import grouped_attention
 from halu.attention.policy import AttentionPolicy
@@ -34,20 +34,10 @@ from halu.testing.random_models import FAMILIES
 from halu.types import Message, Request, Text, question
 from halu.vlm import asking
 
-MORE = DATA / "more"
-CASES = json.loads((MORE / "manifest.json").read_text())["cases"]
+VECTORS = Vectors("more")
+cases, stored = VECTORS.of, VECTORS.stored
 LAYER = 2
 CHECKED = ("llava", "qwen2_5_vl")
-
-
-def cases(task: str) -> Any:
-    found = [case for case in CASES if case["task"] == task]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"more/{case['file']}"})
 
 
 def stub(prompt: Prompt, heads: int, layers: int) -> Stub:
@@ -63,9 +53,9 @@ def policy_of(name: str, prompt: Prompt, sizes: tuple[int, int], **params: Any) 
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in MORE.glob("*.npz")}
+    VECTORS.assert_complete()
     wanted = {"pai.attention", "pai.guidance", "zerotuning.attention", "vaf.attention"}
-    assert {case["task"] for case in CASES} == wanted | {"ad_hh.attention", "icd.combine"}
+    assert VECTORS.tasks == wanted | {"ad_hh.attention", "icd.combine"}
 
 
 def steered_maps(

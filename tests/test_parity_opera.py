@@ -5,18 +5,17 @@ language models, whose prompts are words only: what they call the picture is a r
 the real loop runs on them, with the words' embeddings as the picture's.
 """
 
-import json
 from collections import Counter
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import oracles
 import pytest
 import torch
 from recorder import PARAMS, counted, ending, full_rows, record
-from test_parity import DATA, Stored, arrays, prompt_of
+from test_parity import Stored, prompt_of
 from torch import Tensor
+from vectors import Vectors
 
 from halu.adapters.runner import Features
 from halu.attention.columns import Columns
@@ -30,15 +29,11 @@ from halu.testing.random_models import FAMILIES
 from halu.types import Answer, Request, Sampling, question
 from halu.vlm import asking as ask_for
 
-FOLDER = DATA / "opera"
-CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
+VECTORS = Vectors("opera")
+stored = VECTORS.stored
 CHECKED = ("llava", "qwen2_5_vl")
-on_each_case = pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
+on_each_case = VECTORS.of()
 on_two_families = pytest.mark.parametrize("family", CHECKED)
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"opera/{case['file']}"})
 
 
 def found(adapter: Any, request: Request) -> tuple[list[int], Any]:
@@ -75,8 +70,8 @@ def asked(case: dict[str, Any], strategy: str, **params: Any) -> Request:
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    assert {case["file"] for case in CASES} == {path.name for path in FOLDER.glob("*.npz")}
-    assert {case["task"] for case in CASES} == {"opera.generate"}
+    VECTORS.assert_complete()
+    assert VECTORS.tasks == {"opera.generate"}
 
 
 @pytest.mark.parametrize("mode", ["paper", "official"])

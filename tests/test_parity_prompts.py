@@ -6,12 +6,10 @@ more, slowly, from the equations.
 """
 
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 from recorder import PARAMS, full_rows, record
-from test_parity import DATA, NO, Stub, Z, arrays, assert_close, plan_of, prompt_of
+from test_parity import NO, Stub, Z, assert_close, plan_of, prompt_of
 from torch import Tensor
+from vectors import Vectors
 
 import halu
 from halu import retrieval
@@ -39,19 +38,9 @@ from halu.testing.random_models import FAMILIES, random_adapter
 from halu.types import Message, Picture, Request, Text, question
 from halu.vlm import asking
 
-PROMPTS = DATA / "prompts"
-CASES = json.loads((PROMPTS / "manifest.json").read_text())["cases"]
+VECTORS = Vectors("prompts")
+cases, stored = VECTORS.of, VECTORS.stored
 CHECKED = ("llava", "qwen2_5_vl")
-
-
-def cases(task: str) -> Any:
-    found = [case for case in CASES if case["task"] == task]
-    assert found
-    return pytest.mark.parametrize("case", found, ids=[case["id"] for case in found])
-
-
-def stored(case: dict[str, Any]) -> SimpleNamespace:
-    return arrays({"file": f"prompts/{case['file']}"})
 
 
 def request(
@@ -87,9 +76,8 @@ class Asker(Stub):
 
 
 def test_every_vector_is_used_and_every_file_is_there() -> None:
-    files = {case["file"] for case in CASES if "file" in case}
-    assert files == {path.name for path in PROMPTS.glob("*.npz")}
-    assert {case["task"] for case in CASES} == {"vdgd.score", "carve.fuse", "carve.grid"}
+    VECTORS.assert_complete()
+    assert VECTORS.tasks == {"vdgd.score", "carve.fuse", "carve.grid"}
 
 
 # VDGD

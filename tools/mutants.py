@@ -1,96 +1,118 @@
 """Mutation test: change rules, policies and scorers in small ways, and see whether a test notices.
 
-    python tools/mutants.py [--jobs N] [--keep FOLDER]
+    python tools/mutants.py [--jobs N] [--only WORD]
 
-What is changed and which tests run stands under [tool.mutmut] in pyproject.toml. The work is done
-on a copy with the packages where they are once installed, so that modules have the names that tests
-know. Prints each change that no test noticed, then the counts; `docs/mutants.md` says why those
-that are known stay. Needs mutmut, which `make mutants` installs.
+[[tool.halu.mutants]] in pyproject.toml says which files are changed and which tests have to notice.
+The work is done on copies with the packages where they are once installed, so that modules have the
+names that tests know. Prints each change that no test noticed, then the counts; `docs/mutants.md`
+says why those that are known stay. Needs Python 3.11 and mutmut, which `make mutants` installs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from arrows import PACKAGES, ROOT
 
 SHARED = ROOT.parent / "shared"
 UNNOTICED = ("survived", "no tests", "timeout", "suspicious")
+# torch does not survive a fork once it has run: mutmut forks from a process that only imports.
+SETTINGS = """
+[tool.mutmut]
+source_paths = ["halu"]
+process_isolation = "forkserver"
+only_mutate = {change}
+pytest_add_cli_args_test_selection = {tests}
+pytest_add_cli_args = {options}
+"""
 
 
-def lay_out(folder: Path) -> None:
-    """Copies what is changed and what tests it."""
-    skip = shutil.ignore_patterns("__pycache__", "*.pyc", "in_vllm")
-    for source, name in PACKAGES.items():
-        target = folder / name.replace(".", "/")
-        shutil.copytree(ROOT / source, target, ignore=skip, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=skip)
-    shutil.copytree(ROOT / "tools", folder / "tools", ignore=skip)
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    if SHARED.is_dir():  # seen from the folder in which mutmut runs the tests
-        (folder / "shared").symlink_to(SHARED)
-
-
-def mutmut(folder: Path, *words: str, quiet: bool = False) -> str:
-    """Runs mutmut in the copy and returns what it says, if it is to be quiet."""
-    # The copy is to be found before an editable install of the checkout.
-    environment = {**os.environ, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "mutmut", *words],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE if quiet else None,
-        text=True,
-        check=quiet,
-    )
-    return done.stdout or ""
-
-
-def outcomes(folder: Path) -> dict[str, str]:
-    """Each mutant's name, and what became of it."""
-    found = {}
-    for line in mutmut(folder, "results", "--all", "true", quiet=True).splitlines():
-        name, colon, outcome = line.strip().rpartition(": ")
-        if colon:
-            found[name] = outcome
+def groups() -> list[dict[str, Any]]:
+    """What is changed together, and its tests."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = settings["tool"]["halu"]["mutants"]
     return found
 
 
-def tell(folder: Path) -> None:
-    """Prints what nobody noticed, and how many there were of each kind."""
-    found = outcomes(folder)
-    for name, outcome in found.items():
+def lay_out(folder: Path, group: Mapping[str, Any]) -> None:
+    """Copies halu and its tests into an empty folder, with mutmut's settings for a group."""
+    skip = shutil.ignore_patterns("__pycache__", "in_vllm")
+    for source, name in PACKAGES.items():
+        target = folder / name.replace(".", "/")
+        shutil.copytree(ROOT / source, target, ignore=skip, dirs_exist_ok=True)
+    for source in ("tests", "tools"):
+        shutil.copytree(ROOT / source, folder / source, ignore=skip)
+    words = ["-m", "not slow", *(["-k", group["only"]] if "only" in group else [])]
+    own = {"change": group["change"], "tests": group["tests"], "options": words}
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    text += SETTINGS.format(**{key: json.dumps(value) for key, value in own.items()})
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    if SHARED.is_dir():  # beside the folder `mutants`, in which mutmut runs the tests
+        (folder / "shared").symlink_to(SHARED)
+
+
+def mutmut(folder: Path, *words: str) -> str:
+    """Runs mutmut in a copy and returns what it says.
+
+    Raises:
+        RuntimeError: with its last words, if it fails.
+    """
+    command = [sys.executable, "-m", "mutmut", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"mutmut {words[0]} failed: {(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout
+
+
+def outcomes(folder: Path) -> Iterator[tuple[str, str]]:
+    """Each mutant's name, and what became of it."""
+    for line in mutmut(folder, "results", "--all", "true").splitlines():
+        name, colon, outcome = line.strip().rpartition(": ")
+        if colon:
+            yield name, outcome
+
+
+def told(folder: Path) -> Counter[str]:
+    """Prints what nobody noticed; how many there were of each kind."""
+    counts: Counter[str] = Counter()
+    for name, outcome in outcomes(folder):
+        counts[outcome] += 1
         if outcome in UNNOTICED:
             print(f"\n{outcome}: {name}")
-            changes = mutmut(folder, "show", name, quiet=True).splitlines()
-            print("\n".join(line for line in changes if line[:1] in "+-" and line[1:2] not in "+-"))
-    print(
-        "\n" + ", ".join(f"{count} {outcome}" for outcome, count in Counter(found.values()).items())
-    )
+            changes = mutmut(folder, "show", name).splitlines()
+            print(*(line for line in changes if re.match("[-+](?![-+])", line)), sep="\n")
+    return counts
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs it."""
     parser = argparse.ArgumentParser(description="Mutation test of rules, policies and scorers.")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
-    parser.add_argument("--keep", type=Path, help="folder for the copy; else it is temporary")
-    parser.add_argument("mutants", nargs="*", help="only these, by name or pattern")
+    parser.add_argument("--only", default="", help="only files with this in their name")
     arguments = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder: Path = arguments.keep or Path(temporary) / "copy"
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            lay_out(folder)
-        mutmut(folder, "run", "--max-children", str(arguments.jobs), *arguments.mutants)
-        tell(folder)
+    counts: Counter[str] = Counter()
+    for group in groups():
+        if not any(arguments.only in name for name in group["change"]):
+            continue
+        print(f"\n== {', '.join(group['change'])}", flush=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            lay_out(Path(temporary), group)
+            mutmut(Path(temporary), "run", "--max-children", str(arguments.jobs))
+            counts += told(Path(temporary))
+    print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()))
     return 0
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -40,14 +41,22 @@ print(len(names))
 """
 
 
+BESIDE = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in")
+
+
+def copied(tree: Path, *more: str) -> Path:
+    """A copy of what halu is built from, and of other folders."""
+    for name in (*SOURCES, *more):
+        copytree(ROOT / name, tree / name, ignore=ignore_patterns("__pycache__"))
+    for name in BESIDE:
+        (tree / name).write_bytes((ROOT / name).read_bytes())
+    return tree
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that nothing left over from an earlier build can slip in."""
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
-    for name in SOURCES:
-        copytree(ROOT / name, tree / name, ignore=ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
-        (tree / name).write_bytes((ROOT / name).read_bytes())
+    tree, out = copied(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("wheel")
     options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", out]
     python("-m", "pip", "wheel", *options, tree)
     (built,) = out.glob("halu-*.whl")
@@ -135,6 +144,37 @@ def test_every_module_imports_from_the_wheel_alone(
         HF_HUB_OFFLINE="1",
     )
     assert int(printed) == len(modules)
+
+
+@pytest.mark.slow
+def test_every_build_gives_the_same_bytes_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, int]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from dist import build
+
+    built = []
+    for number, name in enumerate(("one", "another")):
+        tree, out = copied(tmp_path / name / "tree", "tests"), tmp_path / name / "dist"
+        for path in tree.rglob("*.py"):
+            os.utime(path, (10**9 + number, 10**9 + number))
+            path.chmod(0o700 if number else 0o644)
+        built.append(build(tree, out, epoch=1_700_000_000))
+    assert [path.name for path in built[0]] == [path.name for path in built[1]]
+    for first, second in zip(*built, strict=True):
+        assert first.read_bytes() == second.read_bytes(), first.name
+    (source,) = (path for path in built[0] if path.suffix == ".gz")
+    with tarfile.open(source) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    there = {str(path.relative_to(ROOT)) for path in tree_files()}
+    made = {name for name in packed if name.startswith("halu.egg-info/")}
+    assert packed - made == there | {*BESIDE, "PKG-INFO", "setup.cfg"}
+
+
+def tree_files() -> list[Path]:
+    """Every file of the packages."""
+    found = (path for name in SOURCES for path in (ROOT / name).rglob("*"))
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
 def test_importing_halu_is_quick_and_leaves_torch_alone() -> None:

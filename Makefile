@@ -15,7 +15,7 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs site shape wheel dist sbom clean
+.PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs site shape wheel dist sbom audit clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
@@ -32,6 +32,7 @@ help:
 	@echo 'make wheel     a wheel of the working tree in dist/'
 	@echo 'make dist      sdist and wheel of the last commit in dist/, the same bytes wherever they are built'
 	@echo 'make sbom      dist/halu.cdx.json: every package of the environment that the tests run in'
+	@echo 'make audit     known vulnerabilities of the pinned packages; asks a public service'
 	@echo 'make clean     remove what was built; .venv stays'
 
 install: $(INSTALLED)
@@ -102,6 +103,11 @@ dist: install
 sbom: install
 	mkdir -p dist
 	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --mc-type library --output-reproducible -o dist/halu.cdx.json $(BIN)/python
+
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	build/audit/bin/pip-audit --disable-pip --no-deps -r constraints.txt
 
 clean:
 	rm -rf .coverage* build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from halu.adapters import Adapter, load_adapter
 from halu.adapters.loading import check_model, place
+from halu.adapters.replay import CudaGraphs
 from halu.batch import Batched
 from halu.decode import Decoder
 from halu.errors import Unsupported
@@ -53,7 +54,12 @@ class Local(Batched):
 
 
 def load(
-    name: str, *, device: str | None = None, dtype: str | None = None, backend: str = "hf"
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "hf",
+    graphs: bool = False,
 ) -> VLM:
     """Loads a model.
 
@@ -64,12 +70,18 @@ def load(
         dtype: torch dtype name; by default the checkpoint's own on cuda, float32 on cpu.
         backend: "hf", in this process; "vllm", an engine of vLLM's; or the URL of an
             OpenAI-compatible server.
+        graphs: record decoding steps as CUDA graphs and repeat them; on a GPU in this process.
 
     Raises:
         HaluError: if it cannot be loaded; the message says why.
     """
+    if graphs and (backend != "hf" or not place(device, dtype)[0].startswith("cuda")):
+        raise Unsupported("CUDA graphs need a GPU in this process.", param="graphs")
     if backend == "hf":
-        return Local(load_adapter(name, device=device, dtype=dtype))
+        adapter = load_adapter(name, device=device, dtype=dtype)
+        if graphs:
+            adapter.runner.record(CudaGraphs(adapter.runner.device))
+        return Local(adapter)
     if backend == "vllm":
         from halu.vllm import load_served
 

@@ -709,6 +709,8 @@ def test_a_damaged_folder_is_refused(harm: str, saved: Any, tmp_path: Path) -> N
         ("tiny-llava", {"device": "cuda:99"}, Unavailable, "cuda:99"),
         ("tiny-llava", {"device": "toaster"}, Unavailable, "toaster"),
         ("tiny-llava", {"backend": "abacus"}, Unsupported, "abacus"),
+        ("tiny-llava", {"device": "cpu", "graphs": True}, Unsupported, "need a GPU"),
+        ("tiny-llava", {"backend": "vllm", "graphs": True}, Unsupported, "need a GPU"),
     ],
 )
 def test_unknown_models_devices_and_backends_are_refused(

@@ -12,6 +12,7 @@ import torch
 from recorder import ONLY_ON, PARAMS, raise_errors
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import halu
 from halu.adapters.replay import KEPT, CudaGraphs, repeated
 from halu.adapters.static_cache import StaticCache, doubled
 from halu.attention.placed import indices, placed
@@ -248,7 +249,10 @@ def test_a_step_that_cannot_be_recorded_runs_as_usual(
 
 
 def test_an_error_while_recording_is_nobodys_failure(
-    adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
+    adapter: Any,
+    picture: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     capturing = False
 
@@ -278,7 +282,8 @@ def test_an_error_while_recording_is_nobodys_failure(
     monkeypatch.setattr(policy, "head_scale", touchy)
     run_out(decoder)
     assert ids(job.answer) == ids(wanted[0])
-    assert [one.refused for one in mine.runner.replays._kept.values()] == [True]
+    (told,) = caplog.messages
+    assert told.endswith("runs as usual: a copy while capturing")
 
 
 def test_recordings_of_rows_that_have_ended_are_dropped(static: Any, picture: Any) -> None:
@@ -414,7 +419,7 @@ def test_recordings_do_not_keep_memory_that_nobody_uses(static: Any, picture: An
     gc.collect()
     assert sum(type(thing) is StaticCache for thing in gc.get_objects()) <= 1
     vlm.generate([request])
-    assert len(vlm.adapter.runner.replays._kept) == 1
+    assert not vlm.adapter.runner.replays._kept
 
 
 def test_memory_doubles_and_stays_where_it_is(static: Any, picture: Any, adapter: Any) -> None:
@@ -459,6 +464,16 @@ def test_repeating_is_calling() -> None:
 @pytest.mark.parametrize(("count", "wanted"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
 def test_doubled(count: int, wanted: int) -> None:
     assert doubled(count) == wanted
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_are_switched_on_where_a_model_is_loaded(picture: Any) -> None:
+    own = {"device": "cuda", "dtype": "float32"}
+    plain, recorded = (halu.load("tiny-llava", **own, graphs=graphs) for graphs in (False, True))
+    said = [vlm.ask(picture(), "Describe it.", max_new_tokens=8) for vlm in (plain, recorded)]
+    assert said[0].text == said[1].text
+    assert plain.adapter.runner.replays is None
+    assert any(one.replay for one in recorded.adapter.runner.replays._kept.values())
 
 
 @pytest.mark.gpu

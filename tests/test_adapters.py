@@ -703,7 +703,7 @@ def test_a_damaged_folder_is_refused(harm: str, saved: Any, tmp_path: Path) -> N
     ("name", "own", "error", "says"),
     [
         ("tiny-lava", {}, Unknown, "tiny-lava"),
-        ("nobody/nothing", {}, Unknown, "nobody/nothing"),
+        ("nobody/nothing", {}, Unavailable, "nobody/nothing"),
         ("./no/such/folder", {}, Unknown, "no/such/folder"),
         ("", {}, BadInput, "no config.json"),
         ("tiny-llava", {"device": "cuda:99"}, Unavailable, "cuda:99"),

@@ -25,6 +25,7 @@ from PIL import Image
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SERVER = "http://127.0.0.1:8000"
 REASONS = {*LATER.values()}
+SETTINGS = ("toml", "json", "yaml")
 TOLD = ("text", "")  # output, forms and diagrams
 SHORT = {
     "bench": ("--limit", "2"),
@@ -73,7 +74,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_block_is_tested_or_says_why_not() -> None:
-    known = {*SHELL, *TOLD, "python", "toml", "json"}
+    known = {*SHELL, *TOLD, "python", *SETTINGS}
     assert not [block.place for block in BLOCKS if block.language not in known]
     left = Counter(why_not(block) for block in of("python") if why_not(block))
     left += Counter(reason(line) for _, line in HALU if reason(line))
@@ -165,10 +166,12 @@ def test_curl_gets_an_answer(block: Block, served: Any, scene: Image.Image) -> N
     assert json.loads(done.stdout)["choices"][0]["message"]["content"]
 
 
-@pytest.mark.parametrize("block", of("toml", "json"), ids=named)
+@pytest.mark.parametrize("block", of(*SETTINGS), ids=named)
 def test_settings_can_be_read(block: Block) -> None:
     if block.language == "json":
         assert json.loads(block.text)
+    elif block.language == "yaml":
+        assert list(pytest.importorskip("yaml").safe_load_all(block.text))
     else:
         assert pytest.importorskip("tomllib").loads(block.text)
 

@@ -71,7 +71,8 @@ class Endpoint:
         own = settings_of(config.additional_config).service
         if fixed := sorted(set(own) & set(FIXED)):
             raise BadInput(f"The server itself decides {fixed[0]}.", param=fixed[0])
-        settings = read_settings({**own, "backend": "vllm"})
+        slots = config.scheduler_config.max_num_seqs
+        settings = read_settings({"max_rows": slots, **own, "backend": "vllm"})
         offered: dict[str | None, list[Served]] = {
             None: [Served(name, args.model, None) for name in names]
         }

@@ -17,6 +17,7 @@ from halu.errors import Failed, HaluError, Unsupported
 from halu.types import Sampling
 from halu.vllm.asked import FORWARDS
 from halu.vllm.batch import Batch
+from halu.vllm.plugin import PROCESSOR, check_methods
 from halu.vllm.submission import Sent
 
 
@@ -54,6 +55,10 @@ class InEngine(Batched):
         name: built-in name, folder, or Hugging Face id.
         config: vLLM's of the model.
         processor: vLLM's own, which knows how the pixels of several pictures lie.
+
+    Raises:
+        Unavailable: if this vLLM is not one that halu knows.
+        HaluError: if halu does not know the model.
     """
 
     tells_evidence = False
@@ -63,6 +68,7 @@ class InEngine(Batched):
         self.adapter = bare_adapter(name)
         self.tokenizer = self.adapter.tokenizer
         self.config = config
+        check_methods(type(processor), PROCESSOR)
         self.processor = processor
         self._lock = threading.RLock()
         self._heard: dict[str, list[Heard | HaluError]] = {}

@@ -6,7 +6,7 @@ silently does nothing.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from halu.errors import Unavailable, Unsupported
@@ -39,6 +39,10 @@ SCHEDULER: Mapping[str, tuple[str, ...]] = {
     "_preempt_request": ("request", "timestamp"),
 }
 """The same of its scheduler."""
+OUTPUT = ("request_id", "new_token_ids", "finish_reason", "stop_reason", "kv_transfer_params")
+"""Fields of what it says that are read or set."""
+PROCESSOR = {"_get_mm_fields_config": ("hf_inputs", "hf_processor_mm_kwargs")}
+"""What its processor of pictures is asked."""
 
 
 def register() -> None:
@@ -79,6 +83,7 @@ def check_config(config: Any) -> None:
         > 1,
         "no --enable-batch-sharded-sampling": bool(parallel.enable_batch_sharded_sampling),
         "no --long-prefill-token-threshold": scheduling.long_prefill_token_threshold > 0,
+        "no --kv-transfer-config": config.kv_transfer_config is not None,
         "no --speculative-config": config.speculative_config is not None,
         "--enforce-eager": compiled.mode.name != "NONE",
         "--kv-cache-dtype auto": config.cache_config.cache_dtype != "auto",
@@ -102,6 +107,17 @@ def check_methods(cls: type, wanted: Mapping[str, tuple[str, ...]]) -> None:
         if method is None or missing:
             what = f"no {', '.join(missing)}" if method is not None else "not there"
             raise _moved(f"{cls.__name__}.{name}: {what}")
+
+
+def check_fields(cls: type, names: Sequence[str]) -> None:
+    """Raises if a class has not these fields.
+
+    Raises:
+        Unavailable: naming what is missing and the tested versions.
+    """
+    for name in names:
+        if not hasattr(cls, name):
+            raise _moved(f"{cls.__name__} has no {name}")
 
 
 def _moved(what: str) -> Unavailable:

@@ -16,7 +16,7 @@ from vllm.v1.request import RequestStatus
 from halu.errors import HaluError
 from halu.vllm.asked import FORWARDS, Asked, read
 from halu.vllm.groups import Groups
-from halu.vllm.plugin import SCHEDULER, check_methods
+from halu.vllm.plugin import OUTPUT, SCHEDULER, check_fields, check_methods
 from halu.vllm.settings import settings_of
 
 LEFT = "Another branch of the same request has ended."
@@ -30,6 +30,7 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         check_methods(Scheduler, SCHEDULER)
+        check_fields(EngineCoreOutput, OUTPUT)
         super().__init__(*args, **kwargs)
         own = settings_of(self.vllm_config.additional_config)
         self.halu_groups = Groups(patience=own.patience_seconds)

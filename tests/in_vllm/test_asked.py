@@ -16,7 +16,7 @@ from halu.vllm import TESTED, load_served
 from halu.vllm.asked import KEY, Asked, read
 from halu.vllm.checking import check
 from halu.vllm.groups import Groups
-from halu.vllm.plugin import check_methods
+from halu.vllm.plugin import check_fields, check_methods
 
 
 def test_what_is_written_is_read() -> None:
@@ -151,6 +151,9 @@ def test_a_renamed_method_is_told_by_name() -> None:
         check_methods(Changed, {"gone": ()})
     with pytest.raises(Unavailable, match=r"Changed.kept: no name"):
         check_methods(Changed, {"kept": ("request", "name")})
+    check_fields(Changed, ["kept"])
+    with pytest.raises(Unavailable, match=f"Changed has no lost.*{TESTED[0]}"):
+        check_fields(Changed, ["kept", "lost"])
 
 
 def test_mistakes_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:

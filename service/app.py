@@ -56,6 +56,7 @@ def make_app(site: Deployment) -> FastAPI:
         keys=read_keys(settings.api_key_file) if settings.api_key_file else None,
         hosts=_hosts(settings),
         max_body=settings.max_body,
+        body_seconds=settings.body_seconds,
     )
     return app
 
@@ -127,6 +128,8 @@ def _invalid(error: RequestValidationError, media_type: str) -> HaluError:
 def _routing(error: HTTPException, max_body: int) -> HaluError:
     if error.status_code == 413:
         return too_large(max_body)
+    if error.status_code == 408:
+        return refusals.TooSlow("The body did not come in time.")
     if error.status_code == 404:
         return refusals.NotFound("There is no such route.", hint="See /docs.")
     if error.status_code == 405:

@@ -10,6 +10,7 @@ MEANINGS = {
     403: "Called by another name than the server's.",
     404: "No such model or route.",
     405: "Another method is needed.",
+    408: "The body did not come in time.",
     413: "The body is too large.",
     422: "A remote picture could not be fetched.",
     429: "This key sends too many requests.",

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import anyio
 from opentelemetry.trace import get_current_span
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -60,6 +61,7 @@ class Doorway:
         keys: whose keys are good; none: everybody's, as the one tenant "local".
         hosts: names by which clients may call; empty: any.
         max_body: most bytes of a body.
+        body_seconds: for all of a body to come.
     """
 
     app: ASGIApp
@@ -69,6 +71,7 @@ class Doorway:
     keys: Keys | None
     hosts: tuple[str, ...]
     max_body: int
+    body_seconds: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -98,7 +101,8 @@ class Doorway:
             if works:
                 self.rates.take(scope["state"]["tenant"])
             with self.house.place() if works else nullcontext():
-                await self.app(scope, _counted(receive, self.max_body), send)
+                bounded = _bounded(receive, self.max_body, visit.start + self.body_seconds)
+                await self.app(scope, bounded, send)
         except HaluError as error:
             self.metrics.refused(error.status)
             await refuse(error, scope, receive, send)
@@ -197,19 +201,28 @@ async def refuse(error: HaluError, scope: Scope, receive: Receive, send: Send) -
     await send({"type": "http.response.body", "body": b""})
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    """A body that ends with a refusal once it is too long, whatever its header says."""
-    size = 0
+def _bounded(receive: Receive, most: int, end: float) -> Receive:
+    """A body that ends with a refusal once it is too long, whatever its header says, and if it is
+    not there by `end` (monotonic).
+    """
+    size, whole = 0, False
 
-    async def counted() -> Message:
-        nonlocal size
-        message = await receive()
+    async def bounded() -> Message:
+        nonlocal size, whole
+        if whole:
+            return await receive()
+        try:
+            with anyio.fail_after(max(0.0, end - time.monotonic())):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, "body") from None
+        whole = not message.get("more_body", False)
         size += len(message.get("body", b""))
-        if size > limit:
+        if size > most:
             raise HTTPException(413, "body")
         return message
 
-    return counted
+    return bounded
 
 
 def _check_host(host: str, allowed: Iterable[str]) -> None:

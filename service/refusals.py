@@ -49,6 +49,13 @@ class WrongMethod(HaluError):
     code = "method_not_allowed"
 
 
+class TooSlow(HaluError):
+    """A body that is not there in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class TooLarge(HaluError):
     """A body beyond the limit."""
 
@@ -129,7 +136,7 @@ def headers(error: HaluError) -> Mapping[str, str]:
     if isinstance(error, Waits):
         found["retry-after"] = str(max(1, round(error.seconds)))
         found["retry-after-ms"] = str(round(error.seconds * 1000))
-    elif error.status not in (500, 504):
+    elif error.status not in (408, 500, 504):
         found["x-should-retry"] = "false"
     if error.status == 401:
         found["www-authenticate"] = "Bearer"

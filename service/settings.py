@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     rate_per_minute: int | None = Field(
         600, ge=1, description="Requests a minute for each key; then 429. None: no limit."
     )
+    body_seconds: float = Field(30.0, gt=0, description="To send a request's body; then 408.")
     deadline_seconds: float = Field(300.0, gt=0, description="From a request's arrival; then 504.")
     drain_seconds: float = Field(60.0, ge=0, description="For running answers after SIGTERM.")
     max_rows: int = Field(

@@ -6,7 +6,9 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -125,30 +127,71 @@ class Drip(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_slow_image_host_delays_nobody_else(scene: Any) -> None:
-    host = HTTPServer(("127.0.0.1", 0), Drip)
+@contextmanager
+def image_host(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """The port of a web server on loopback."""
+    host = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=host.serve_forever, daemon=True)
     thread.start()
-    port = host.server_address[1]
-    settings = {
+    yield host.server_address[1]
+    host.shutdown()
+    host.server_close()
+    thread.join()
+
+
+def fetching(port: int) -> dict[str, Any]:
+    """Settings that let pictures be fetched from there."""
+    return {
         "remote_hosts": (f"localhost:{port}",),
         "remote_networks": ("127.0.0.0/8", "::1/128"),
         "remote_http": True,
         "fetch_seconds": 1.5,
     }
-    with live(**settings) as server, ThreadPoolExecutor(2) as pool:
-        body = chat(QUESTION)
-        part = {"type": "image_url", "image_url": {"url": f"http://localhost:{port}/a.png"}}
-        body["messages"][0]["content"].insert(0, part)
+
+
+def shown(port: int, path: str) -> dict[str, Any]:
+    body = chat(QUESTION, max_tokens=8)
+    part = {"type": "image_url", "image_url": {"url": f"http://localhost:{port}{path}"}}
+    body["messages"][0]["content"].insert(0, part)
+    return body
+
+
+def test_a_remote_picture_is_fetched_where_that_is_allowed(scene: Any) -> None:
+    file = io.BytesIO()
+    scene.save(file, "PNG")
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            moved = self.path == "/moved"
+            self.send_response(302 if moved else 200)
+            self.send_header("location", "/a.png")
+            self.end_headers()
+            self.wfile.write(b"" if moved else file.getvalue())
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with image_host(Host) as port, live(**fetching(port)) as server:
+        sent = server.chat(scene, QUESTION, max_tokens=8).json()
+        for path in ("/a.png", "/moved"):
+            reply = server.post("/v1/chat/completions", **shown(port, path)).json()
+            assert reply["choices"] == sent["choices"]
+            assert reply["usage"] == sent["usage"]
+
+
+def test_a_slow_image_host_delays_nobody_else(scene: Any) -> None:
+    with (
+        image_host(Drip) as port,
+        live(**fetching(port)) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        body = shown(port, "/a.png")
         slow = pool.submit(server.post, "/v1/chat/completions", **body)
         until(lambda: server.site.house.inside == 1)
         assert server.chat(scene, QUESTION, max_tokens=3).status_code == 200
         assert not slow.done()
         assert slow.result().status_code == 422
         assert slow.result().json()["error"]["code"] == "failed_to_download_image"
-    host.shutdown()
-    host.server_close()
-    thread.join()
 
 
 class Full(io.StringIO):

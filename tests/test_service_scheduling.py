@@ -4,12 +4,14 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +231,10 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_name(scene: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals")
 def test_a_signal_lets_answers_finish(scene: Any, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        side = free.getsockname()[1]
     command = [sys.executable, "-m", "halu", "serve", "--port", "0"]
+    command += ["--set", f"metrics_port={side}"]
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(command, stderr=file)
@@ -241,6 +246,9 @@ def test_a_signal_lets_answers_finish(scene: Any, tmp_path: Path) -> None:
         return httpx2.get(url + path, trust_env=False, timeout=5).status_code
 
     until(lambda: get("/ready") == 200)
+    assert get("/metrics") == 404
+    metrics = httpx2.get(f"http://127.0.0.1:{side}/metrics", trust_env=False).text
+    assert "halu_num_requests_running" in metrics
     body = chat(scene, DESCRIBE, stream=True, n=4, temperature=1.5, max_tokens=120)
     with httpx2.stream(
         "POST", f"{url}/v1/chat/completions", json=body, trust_env=False, timeout=60
@@ -254,6 +262,33 @@ def test_a_signal_lets_answers_finish(scene: Any, tmp_path: Path) -> None:
         assert refused.status_code == 503
         assert list(words)[-2:] == ["data: [DONE]", ""]
     assert process.wait(timeout=30) == 0
+
+
+def test_a_second_signal_ends_it_at_once(slow: tuple[Any, Slow], scene: Any) -> None:
+    server, _ = slow
+    with ThreadPoolExecutor(1) as pool:
+        inside = pool.submit(server.post, "/v1/chat/completions", **endless(scene, DESCRIBE))
+        until(lambda: rows(server) > 0)
+        server.server.handle_exit(signal.SIGTERM, None)
+        until(lambda: server.get("/ready").status_code == 503)
+        assert server.chat("Hello?").json()["error"]["code"] == "overloaded"
+        assert not server.server.should_exit
+        server.server.handle_exit(signal.SIGTERM, None)
+        assert server.server.force_exit
+        with suppress(httpx2.HTTPError):  # the connection may break off, too
+            assert inside.result(timeout=30).status_code == 500
+
+
+def test_each_device_has_a_worker_of_its_own(scene: Any) -> None:
+    with live(models=("tiny-llava", "tiny-qwen"), device=("cpu", "cpu:0")) as server:
+        assert len(server.site.workers) == 2
+        for name in ("tiny-llava", "tiny-qwen"):
+            body = {**chat(scene, QUESTION, max_tokens=2), "model": name}
+            assert server.post("/v1/chat/completions", **body).json()["model"] == name
+        assert [list(w.shelf.loaded) for w in server.site.workers.values()] == [
+            ["tiny-llava"],
+            ["tiny-qwen"],
+        ]
 
 
 @pytest.mark.parametrize("text", ["dog word " * 1000, "Hello? " * 690])

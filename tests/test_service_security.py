@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import socket
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from PIL import Image
 
 pytest.importorskip("prometheus_client")
 
-from live import chat, live, uri
+from live import chat, live, until, uri
 
 from halu.errors import BadInput
 from halu.service.keys import new_key, read_keys
@@ -388,6 +389,22 @@ def test_a_body_is_counted_while_it_is_read(chunked: bool) -> None:
         )
         assert reply.status_code == 413
         assert reply.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_body_that_dribbles_in_holds_its_place_for_a_while_only() -> None:
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n"
+    with live(body_seconds=0.5, max_requests=1) as server:
+        place = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(place, timeout=30) as slow:
+            slow.sendall(f"{head}content-type: application/json\r\n\r\n{{".encode())
+            until(lambda: server.site.house.inside == 1)
+            assert server.chat("Hello?").status_code == 503
+            reply = slow.recv(10_000).decode()
+        assert reply.startswith("HTTP/1.1 408 ")
+        assert '"code":"request_timeout"' in reply
+        assert "x-should-retry" not in reply
+        assert server.site.house.inside == 0
+        assert server.chat("Hello?", max_tokens=2).status_code == 200
 
 
 # What clients may not say

@@ -1,4 +1,4 @@
-"""The files with which operators start the service: what can be read off them, since none runs here."""
+"""Files with which operators start the service: what can be read off them, as none runs here."""
 
 import configparser
 import re

@@ -190,10 +190,10 @@ def contestants(vlm: Local, pictures: Pictures, capture: Capture | None) -> dict
     }
     decoder = Decoder(vlm.adapter)
     if capture is not None:
-        found["greedy, not recorded"] = halus(decoder, "greedy")
+        found["greedy without recording"] = halus(decoder, "greedy")
         runner.record(capture)
         decoder = Decoder(vlm.adapter)
-    found["greedy, pictures remembered"] = again(halus(decoder, "greedy"), pictures)
+    found["greedy on remembered pictures"] = again(halus(decoder, "greedy"), pictures)
     for name in strategies.names():
         found[name] = halus(decoder, name)
     return found | (dict(peers(vlm)) if len(pictures) == 1 else {})

@@ -52,7 +52,7 @@ from halu.strategy import strategies
 
 COPY = 2**28
 """Bytes of the copy that measures bandwidth on a CPU; four times that on a GPU."""
-OTHERS = ("two forwards", "greedy, not recorded", "greedy, pictures remembered")
+OTHERS = ("two forwards", "greedy without recording", "greedy on remembered pictures")
 NAMES = {*BASELINES, *OTHERS, *strategies.names(), *(f"mitigv {name}" for name in MITIGV)}
 
 

@@ -38,8 +38,8 @@ def test_decoding_is_measured_from_end_to_end(tmp_path: Path) -> None:
         assert set(one["contestants"]) | set(one["refused"]) == {
             "stock generate",
             "two forwards",
-            "greedy, not recorded",
-            "greedy, pictures remembered",
+            "greedy without recording",
+            "greedy on remembered pictures",
             *strategies.names(),
         }
         assert set(one["refused"]) <= {"fia"}, one["refused"]
@@ -89,6 +89,7 @@ def test_nobody_of_another_name_is_measured(
         decode.main()
     assert ended.value.code == 2
     assert "nobody is called 'vdc'; there are: act, " in capsys.readouterr().err
+    assert decode.names(",".join(decode.NAMES)) == decode.NAMES
 
 
 def taking(decode: Any, first: float, *further: float) -> Any:

@@ -33,7 +33,6 @@ from halu.attention.steering import Steering
 from halu.constants import ACT_HEADS
 from halu.engine import Local
 from halu.errors import BadInput, HaluError, Unsupported
-from halu.layers import proportional
 from halu.prompt import Prompt
 from halu.strategy import ModelFacts
 from halu.testing.random_models import FAMILIES
@@ -219,14 +218,7 @@ def test_hgai(case: dict[str, Any]) -> None:
     assert branches[0][1].key_map(LAYER - 1) is None
 
 
-def test_published_layers_in_other_depths() -> None:
-    assert proportional(32, 5, 18) == range(5, 19)
-    assert (proportional(40, 5, 18), proportional(28, 5, 18)) == (range(6, 24), range(4, 16))
-    assert proportional(4, 5, 18) == range(1, 3)
-    for first, last in ((5, 18), (9, 14), (15, 15), (0, 31)):
-        for layers in range(1, 130):
-            found = proportional(layers, first, last)
-            assert 0 <= found.start < found.stop <= layers
+def test_hgai_layers_are_five_to_eighteen_of_thirtytwo() -> None:
     assert policy_of("hgai", prompt_of(9, [1, 3]), (4, 32)).layers == tuple(range(5, 19))
 
 

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from halu.errors import BadInput
-from halu.layers import check_range, heads_by_layer, layers_between
 from halu.rules import Additive, against, guided, jensen_shannon, mixture, plausible, towards
-from halu.strategy import Branch, ModelFacts, Plan, Step
+from halu.strategy import Branch, Plan, Step
 
 MAIN = torch.tensor([2.0, 1.0, 0.0, -1.0])
 OTHER = torch.tensor([0.0, 3.0, 1.0, -2.0])
@@ -102,31 +100,3 @@ def test_jensen_shannon() -> None:
     sure = torch.tensor([0.0, NO])  # p = (1, 0), q = (1/2, 1/2), middle (3/4, 1/4)
     wanted = 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2)
     assert float(jensen_shannon(sure, torch.zeros(2))) == pytest.approx(wanted)
-
-
-FACTS = ModelFacts("stub", "llava", layers=4, heads=3, kv_heads=3, hidden=48)
-
-
-@pytest.mark.parametrize("value", [4, (0, 4), (9,)])
-def test_numbers_that_the_model_does_not_have(value: Any) -> None:
-    with pytest.raises(BadInput, match="there are 4") as caught:
-        check_range("layers", value, 4)
-    assert caught.value.param == "params.layers"
-
-
-def test_numbers_that_it_has() -> None:
-    check_range("layer", 3, 4)
-    check_range("layers", (0, 3), 4)
-    assert layers_between(1, 3, 4) == range(1, 3)
-
-
-def test_heads_by_layer() -> None:
-    found = heads_by_layer("heads", [(0, 2), (3, 0), (0, 0)], FACTS)
-    assert {layer: heads.tolist() for layer, heads in found.items()} == {
-        0: [True, False, True],
-        3: [True, False, False],
-    }
-    for pair in ((4, 0), (0, 3)):
-        with pytest.raises(BadInput, match="4 layers of 3 heads") as caught:
-            heads_by_layer("pairs", [pair], FACTS)
-        assert caught.value.param == "params.pairs"

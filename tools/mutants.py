@@ -18,12 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomllib
 from arrows import PACKAGES, ROOT
 
 SHARED = ROOT.parent / "shared"

@@ -109,7 +109,7 @@ def mixture(weights: Mapping[str, float]) -> Rule:
 
 
 def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in nats between two rows of scores [V]; 0 where they agree after
+    """Jensen-Shannon divergence in nats between rows of scores [..., V]; 0 where they agree after
     softmax.
     """
     p, q = torch.softmax(a, -1), torch.softmax(b, -1)

@@ -94,6 +94,8 @@ def test_a_mixture_is_of_probabilities() -> None:
 
 def test_jensen_shannon() -> None:
     assert float(jensen_shannon(MAIN, MAIN + 7)) == pytest.approx(0, abs=1e-7)
+    several = jensen_shannon(MAIN, torch.stack([MAIN, OTHER]))
+    assert several.tolist() == pytest.approx([0, float(jensen_shannon(MAIN, OTHER))], abs=1e-7)
     far = torch.tensor([0.0, -100.0])
     assert float(jensen_shannon(far, far.flip(0))) == pytest.approx(math.log(2))
     assert float(jensen_shannon(MAIN, OTHER)) == pytest.approx(float(jensen_shannon(OTHER, MAIN)))

@@ -488,7 +488,7 @@ def test_carve_without_scipy_says_what_to_install(
     adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(Unavailable, match=r"scipy.*halu\[eval\]"):
+    with pytest.raises(Unavailable, match=r"scipy.*\[eval\]"):
         Local(adapter("llava")).generate([request(picture, "carve", {"max_steps": 1})])
 
 

@@ -88,7 +88,7 @@ def test_compose() -> None:
 
 def unit() -> Any:
     found = configparser.RawConfigParser(strict=False)
-    found.optionxform = str  # type: ignore[assignment, method-assign]
+    found.optionxform = str
     found.read(DEPLOY / "halu.service", encoding="utf-8")
     return found
 

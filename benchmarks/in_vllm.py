@@ -2,6 +2,7 @@
 run.
 
     .venv-vllm/bin/python benchmarks/in_vllm.py --out benchmarks/results/in-vllm-cpu.json
+    .venv-vllm/bin/python benchmarks/in_vllm.py --model random --batch 4 --tokens 24 --rounds 3
 
 Two engines with the same model take turns, round after round, so that a change of the machine's
 speed meets all contestants alike: one as vLLM makes it, one with halu's worker, scheduler and
@@ -9,6 +10,8 @@ attention. Every round is a batch of `--batch` questions about one picture, each
 `--tokens` tokens, prompts included; the ratio is the median over rounds of contestant / stock
 within the round. "mixed" is half plain, half vcd. With the built-in model the engine's own work is
 small, so that what halu adds weighs more than with a real one; name another with `--model`.
+`--model random` is a random LLaVA of 301 million weights, the one of `benchmarks/decode.py`: a step
+of it takes as long as a real step on a CPU may.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ import vllm
 from PIL import Image
 
 from halu.adapters import folder_of
+from halu.testing.random_models import Size, save_random
 from halu.types import Sampling
 from halu.vllm.asked import KEY
 from halu.vllm.engine import OPTIONS, Served
@@ -36,6 +41,18 @@ from halu.vllm.model import params
 from halu.vllm.submission import Submission, engine_input
 from halu.vlm import asking
 
+RANDOM = "random"
+SIZE = Size(
+    hidden=1024,
+    layers=18,
+    heads=16,
+    kv_heads=16,
+    mlp=2816,
+    vocab=32000,
+    side=336,
+    vision_hidden=256,
+    vision_layers=4,
+)
 HALUS = ("worker_cls", "scheduler_cls")
 STRATEGIES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -122,13 +139,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.model == RANDOM:
+            save_random(Path(folder), SIZE)
+        found = run(asked, folder if asked.model == RANDOM else asked.model)
+    print(json.dumps(found, indent=2))
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def run(asked: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Makes both engines and measures."""
     options = {"max_model_len": 1024, "max_num_batched_tokens": 4096, "max_num_seqs": 64}
-    served = Served(asked.model, **options)
+    served = Served(model, **options)
     plain = {key: value for key, value in OPTIONS.items() if key not in HALUS}
     dtype = str(served.engine.model_config.dtype).removeprefix("torch.")
-    args = vllm.EngineArgs(model=folder_of(asked.model), dtype=dtype, **{**plain, **options})
+    args = vllm.EngineArgs(model=folder_of(model), dtype=dtype, **{**plain, **options})
     stock = vllm.LLMEngine.from_engine_args(args)
-    found = {
+    return {
         "what": "seconds of a batch / seconds of the same batch in stock vLLM",
         "model": asked.model,
         "vllm": vllm.__version__,
@@ -138,9 +166,6 @@ def main() -> None:
         "rounds": asked.rounds,
         "ratios": measured(Batches(served, asked.batch, asked.tokens), stock, asked.rounds),
     }
-    print(json.dumps(found, indent=2))
-    if asked.out:
-        asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from halu.adapters import Adapter
 from halu.adapters import transformers as tf
 from halu.adapters.loading import adapter_class
-from halu.training import tokens
+from halu.training import hub, tokens
 
 WORDS = "Is there a dog in the image? Please describe it. yes no USER: ASSISTANT: red cat two of"
 
@@ -34,6 +34,14 @@ class Size:
     side: int = 56
     vision_hidden: int = 32
     vision_layers: int = 2
+
+
+def save_random(folder: Path, size: Size | None = None, seed: int = 0) -> None:
+    """A random LLaVA as a checkpoint in a folder, which every engine that reads the hub's loads."""
+    adapter = random_adapter("llava", size, seed)
+    model, tokenizer = adapter.model, adapter.tokenizer
+    hub.write(model, folder, hub.LLAVA_NAMES, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    adapter.processor.save_pretrained(folder)
 
 
 def random_adapter(family: str, size: Size | None = None, seed: int = 0) -> Adapter:

@@ -59,11 +59,13 @@ class Reader:
 
     def _embedded(self, prompt: Prompt) -> torch.Tensor:
         model = self.layers.model
-        ids = torch.tensor(prompt.ids)
+        device = next(model.parameters()).device
+        ids = torch.tensor(prompt.ids, device=device)
         if not prompt.layout.images:
             found: torch.Tensor = model.embed_input_ids(ids)
             return found
-        seen = model.embed_multimodal(**prompt.pixels)
-        mask = torch.from_numpy(prompt.layout.is_image())
+        pixels = {key: value.to(device) for key, value in prompt.pixels.items()}
+        seen = model.embed_multimodal(**pixels)
+        mask = torch.from_numpy(prompt.layout.is_image()).to(device)
         placed: torch.Tensor = model.embed_input_ids(ids, seen, is_multimodal=mask)
         return placed

@@ -1,4 +1,4 @@
-"""vLLM's attention backend for CPUs with the steered rows recomputed.
+"""vLLM's attention backends with the steered rows recomputed.
 
 The native call comes first, for the whole batch. Rows of requests on which a policy acts are then
 taken from it, their keys and values gathered from the paged cache, and handed to the same code that
@@ -11,17 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from vllm import _custom_ops as ops
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
 
 from halu.errors import Failed
 from halu.vllm.table import Table
 
-PATH = "halu.vllm.attention.SteeredBackend"
 
-
-class SteeredImpl(CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no types here
-    """Attention of one layer.
+class Steered:
+    """What halu adds to the attention of one layer; a backend's own class comes after it.
 
     Attributes:
         table: the current forward's steered rows; none until a runner of halu's sets it.
@@ -44,61 +41,77 @@ class SteeredImpl(CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no
         **kwargs: Any,
     ) -> Tensor:
         """Head outputs [N, H, D], into `output`."""
-        table = self.table
+        table, scale = self.table, self.scale  # type: ignore[attr-defined]  # the backend's
         if table is not None and table.aside:
-            return self._aside(table, query, key, value, output)
-        found: Tensor = super().forward(
+            return _aside(table, self.number, (query, key, value), output, scale)
+        found: Tensor = super().forward(  # type: ignore[misc]  # the backend's
             layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
         )
         if table is not None and table.rows and attn_metadata is not None:
-            gather = partial(gathered, kv_cache, attn_metadata.block_table)
-            table.attend(self.number, query, output, gather, self.scale)
+            gather = partial(self.gathered, kv_cache, attn_metadata.block_table)
+            table.attend(self.number, query, output, gather, scale)
         return found
 
-    def _aside(self, table: Table, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> Tensor:
-        """Causal attention of one prompt that nothing is kept of."""
-        queries, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, T, D]
-        plain = scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, scale=self.scale, enable_gqa=True
+    @staticmethod
+    def gathered(cache: Tensor, table: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [Hkv, K, D] of the first `count` tokens of a request, from a cache
+        [blocks, Hkv, block, 2 D] with each token's key and value side by side.
+
+        Args:
+            cache: the layer's cache.
+            table: blocks of each request [N, ...].
+            number: which request.
+            count: how many tokens.
+        """
+        _, heads, size, double = cache.shape
+        blocks = cache[table[number, : -(-count // size)].long()]  # [n, Hkv, block, 2 D]
+        flat = blocks.transpose(0, 1).reshape(heads, -1, double)[:, :count]
+        k, v = flat.split(double // 2, -1)
+        return k, v
+
+
+def _aside(
+    table: Table, number: int, qkv: tuple[Tensor, Tensor, Tensor], out: Tensor, scale: float
+) -> Tensor:
+    """Causal attention of one prompt that nothing is kept of."""
+    queries, keys, values = (x.transpose(0, 1)[None] for x in qkv)  # [1, H, T, D]
+    plain = scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, scale=scale, enable_gqa=True
+    )
+    out[:] = plain[0].transpose(0, 1)
+
+    def own(number: int, count: int) -> tuple[Tensor, Tensor]:
+        return keys[0], values[0]
+
+    table.attend(number, qkv[0], out, own, scale)
+    return out
+
+
+class CPUImpl(Steered, CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no types here
+    """On CPUs."""
+
+    @staticmethod
+    def gathered(cache: Tensor, table: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
+        """As above; inside a block come first all keys, transposed, then all values."""
+        _, heads, size, double = cache.shape
+        width = double // 2
+        blocks = cache[table[number, : -(-count // size)].long()]  # [n, Hkv, block, 2 D]
+        flat = blocks.reshape(-1, heads, 2, size * width)
+        k = flat[:, :, 0].reshape(-1, heads, width, size).permute(1, 0, 3, 2)
+        v = flat[:, :, 1].reshape(-1, heads, size, width).permute(1, 0, 2, 3)
+        return (
+            k.reshape(heads, -1, width)[:, :count],
+            v.reshape(heads, -1, width)[:, :count],
         )
-        out[:] = plain[0].transpose(0, 1)
-
-        def own(number: int, count: int) -> tuple[Tensor, Tensor]:
-            return keys[0], values[0]
-
-        table.attend(self.number, q, out, own, self.scale)
-        return out
 
 
-class SteeredBackend(CPUAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
+class CPU(CPUAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
     """The CPU backend under its own name."""
 
     @staticmethod
-    def get_impl_cls() -> type[SteeredImpl]:
+    def get_impl_cls() -> type[CPUImpl]:
         """Attention of one layer."""
-        return SteeredImpl
-
-
-def gathered(cache: Tensor, table: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
-    """Keys and values [Hkv, K, D] of the first `count` tokens of a request.
-
-    Args:
-        cache: the layer's cache [blocks, Hkv, block, 2 D]; inside a block first all keys,
-            transposed, then all values.
-        table: blocks of each request [N, ...].
-        number: which request.
-        count: how many tokens.
-    """
-    _, heads, size, double = cache.shape
-    width = double // 2
-    blocks = cache[table[number, : -(-count // size)].long()]  # [n, Hkv, block, 2 D]
-    flat = blocks.reshape(-1, heads, 2, size * width)
-    k = flat[:, :, 0].reshape(-1, heads, width, size).permute(1, 0, 3, 2)
-    v = flat[:, :, 1].reshape(-1, heads, size, width).permute(1, 0, 2, 3)
-    return (
-        k.reshape(heads, -1, width)[:, :count],
-        v.reshape(heads, -1, width)[:, :count],
-    )
+        return CPUImpl
 
 
 def check_layout(layer: Any) -> None:
@@ -107,18 +120,32 @@ def check_layout(layer: Any) -> None:
     Raises:
         Failed: if they come back as others: this build orders its cache in another way.
     """
-    cache = layer.kv_cache
+    cache, impl = layer.kv_cache, layer.impl
+    own = torch.zeros_like(cache[:2])
     _, heads, size, double = cache.shape
-    own = torch.zeros(2, *cache.shape[1:], dtype=cache.dtype)
-    count, width = size + 3, double // 2
     rng = torch.Generator().manual_seed(0)
-    k, v = torch.randn(2, count, heads, width, generator=rng).to(cache.dtype)
-    keys, values = own.view(2, heads, size * 2, -1).chunk(2, dim=2)
-    impl, slots = layer.impl, torch.arange(count)
-    scales = {"k_scale": layer._k_scale_float, "v_scale": layer._v_scale_float}
-    ops.cpu_attn_reshape_and_cache(
-        k, v, keys, values, slots, layer.isa, **scales, kv_cache_dtype=impl.kv_cache_dtype
-    )
-    got_k, got_v = gathered(own, torch.tensor([[0, 1]]), 0, count)
+    k, v = torch.randn(2, size + 3, heads, double // 2, generator=rng).to(cache)
+    slots = torch.arange(size + 3, device=cache.device)
+    impl.do_kv_cache_update(layer, k, v, own, slots)
+    table = torch.tensor([[0, 1]], device=cache.device)
+    got_k, got_v = impl.gathered(own, table, 0, size + 3)
     if not (torch.equal(got_k, k.transpose(0, 1)) and torch.equal(got_v, v.transpose(0, 1))):
-        raise Failed(f"This build of vLLM orders its cache (isa {layer.isa}) in an unknown way.")
+        raise Failed(f"This build's {type(impl).__name__} orders its cache in an unknown way.")
+
+
+def check_plain(impl: Any) -> None:
+    """Refuses attention that is more than a softmax over all keys so far.
+
+    Raises:
+        Failed: naming what it is.
+    """
+    window = getattr(impl, "sliding_window", None)
+    special = {
+        "a sliding window": window not in (None, -1, (-1, -1)),
+        "a soft cap": bool(getattr(impl, "logits_soft_cap", None)),
+        "sinks of its own": getattr(impl, "sinks", None) is not None,
+        "slopes by distance": getattr(impl, "alibi_slopes", None) is not None,
+    }
+    for what, has in special.items():
+        if has:
+            raise Failed(f"This model's attention has {what}; strategies are not defined on that.")

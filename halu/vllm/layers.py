@@ -9,7 +9,7 @@ from vllm.model_executor.layers.attention import Attention
 
 from halu.errors import Failed
 from halu.strategy import Tap
-from halu.vllm.attention import SteeredImpl
+from halu.vllm.attention import Steered, check_plain
 from halu.vllm.table import Table
 
 
@@ -53,12 +53,13 @@ class Layers:
 
 def _attention(layer: Any) -> Any:
     found = [module for module in layer.modules() if isinstance(module, Attention)]
-    if len(found) != 1 or not isinstance(found[0].impl, SteeredImpl):
+    if len(found) != 1 or not isinstance(found[0].impl, Steered):
         kinds = ", ".join(type(each.impl).__name__ for each in found) or "nothing"
         raise Failed(
             f"A decoder layer's attention is {kinds}, not halu's.",
             hint="Let vLLM load the plugin: VLLM_PLUGINS must be unset or name halu.",
         )
+    check_plain(found[0].impl)
     return found[0]
 
 

@@ -45,13 +45,20 @@ PROCESSOR = {"_get_mm_fields_config": ("hf_inputs", "hf_processor_mm_kwargs")}
 """What its processor of pictures is asked."""
 
 
+BACKENDS = {
+    "CPU_ATTN": "halu.vllm.attention.CPU",
+    "TRITON_ATTN": "halu.vllm.attention_gpu.Triton",
+    "FLASH_ATTN": "halu.vllm.attention_gpu.Flash",
+}
+"""Attention backends by vLLM's name, and what takes their place."""
+
+
 def register() -> None:
     """Makes halu's attention known to vLLM. Cheap, and may be called often."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    from halu.vllm.attention import PATH
-
-    register_backend(AttentionBackendEnum.CPU_ATTN, PATH)
+    for name, path in BACKENDS.items():
+        register_backend(AttentionBackendEnum[name], path)
 
 
 def check_runner(runner: Any, wanted: Mapping[str, tuple[str, ...]]) -> None:

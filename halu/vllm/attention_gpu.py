@@ -1,0 +1,36 @@
+"""The attention backends that vLLM has for GPUs, steered rows recomputed as on CPUs.
+
+Both keep a token's key and value side by side. Triton's has run in its interpreter, as the tests
+do; FlashAttention's has run nowhere yet.
+"""
+
+from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend, FlashAttentionImpl
+from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend, TritonAttentionImpl
+
+from halu.vllm.attention import Steered
+
+
+class TritonImpl(Steered, TritonAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
+    """By Triton's kernels."""
+
+
+class Triton(TritonAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
+    """The Triton backend under its own name."""
+
+    @staticmethod
+    def get_impl_cls() -> type[TritonImpl]:
+        """Attention of one layer."""
+        return TritonImpl
+
+
+class FlashImpl(Steered, FlashAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
+    """By FlashAttention."""
+
+
+class Flash(FlashAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
+    """The FlashAttention backend under its own name."""
+
+    @staticmethod
+    def get_impl_cls() -> type[FlashImpl]:
+        """Attention of one layer."""
+        return FlashImpl

@@ -1,5 +1,6 @@
 """What one request has been told so far: tokens with their text, logprobs and evidence."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class Transcript:
         *,
         rows: tuple[Tensor, Tensor] | None = None,
         trace: Trace | None = None,
+        likely: Mapping[int, float] | None = None,
     ) -> None:
         """Adds a token.
 
@@ -46,7 +48,11 @@ class Transcript:
             token: its id.
             rows: the main branch's row [V] and the row after the rule [V].
             trace: where the token looked.
+            likely: where the rows are not at hand, log-probabilities under the row after the rule,
+                of this token and of the likeliest.
         """
+        if rows is not None:
+            likely = self._likely(token, rows[1])
         if token not in self.ends:
             self.stream.push(token)
             start, stop = self.stream.spans[-1]
@@ -58,8 +64,8 @@ class Transcript:
                 text=self.stream.text[start:stop],
                 start=start,
                 stop=stop,
-                logprob=float(torch.log_softmax(rows[1], -1)[token]) if rows else None,
-                top=self._top(rows[1]) if rows else None,
+                logprob=likely[token] if likely else None,
+                top=self._top(likely) if likely else None,
                 evidence=self._evidence(token, rows, trace),
             )
         )
@@ -93,14 +99,22 @@ class Transcript:
         own = {"start": start, "stop": stop, "text": self.stream.text[start:stop]}
         return token.model_copy(update=own)
 
-    def _top(self, row: Tensor) -> tuple[Alternative, ...] | None:
+    def _likely(self, token: int, row: Tensor) -> dict[int, float]:
+        """Log-probabilities of this token and of those that are to be reported."""
+        logs = torch.log_softmax(row, -1)
+        count = self.request.sampling.logprobs or 0
+        values, ids = logs.topk(min(count, int(torch.isfinite(row).sum())))
+        best = dict(zip(ids.tolist(), values.tolist(), strict=True))
+        return {**best, token: float(logs[token])}
+
+    def _top(self, likely: Mapping[int, float]) -> tuple[Alternative, ...] | None:
         count = self.request.sampling.logprobs
         if not count:
             return None
-        values, ids = torch.log_softmax(row, -1).topk(min(count, int(torch.isfinite(row).sum())))
+        best = sorted(likely.items(), key=lambda one: -one[1])[:count]
         return tuple(
             Alternative(id=token, text=self.tokenizer.decode([token]), logprob=value)
-            for value, token in zip(values.tolist(), ids.tolist(), strict=True)
+            for token, value in best
         )
 
     def _evidence(

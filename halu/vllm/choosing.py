@@ -19,6 +19,10 @@ Early = Callable[[Mapping[int, Tensor], Sequence[Tap]], dict[Tap, Tensor]]
 """Rows of scores that the output head makes of earlier streams."""
 
 
+Likely = tuple[list[int], list[float], int]
+"""The chosen token and then the likeliest, their log-probabilities, the chosen one's rank."""
+
+
 @dataclass(frozen=True, slots=True)
 class Newest:
     """A request's newest row: its name, its number in the batch."""
@@ -39,6 +43,7 @@ class Outcome:
         failed: requests that are over, and why.
         forwards: how many forwards a request has taken, all its branches together, by the name of
             its main one.
+        likely: log-probabilities of the tokens of requests that want them, by name.
         mute: numbers of those that get no token in this step, and how many tokens they read again.
     """
 
@@ -47,6 +52,7 @@ class Outcome:
     dropped: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     forwards: dict[str, int] = field(default_factory=dict)
+    likely: dict[str, Likely] = field(default_factory=dict)
     mute: dict[int, int] = field(default_factory=dict)
 
     def settle(self, sampled: Tensor) -> None:
@@ -95,6 +101,8 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
         heads = _early(early, one.steering, one.plan.taps)
         ruled = one.plan.rule(Step(len(one.tokens), scores, list(one.tokens), heads))
         token = draw(one, ruled)
+        if one.logprobs is not None and token is not None:
+            outcome.likely[main.name] = _likely(ruled, token, one.logprobs)
         for row in rows:
             logits[row.number] = ruled
     except Exception as error:
@@ -110,6 +118,13 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
             outcome.tokens[row.number] = token
             row.one.tokens.append(token)
     return None
+
+
+def _likely(row: Tensor, token: int, count: int) -> Likely:
+    logs = torch.log_softmax(row.float(), -1)
+    values, ids = logs.topk(min(count, int(torch.isfinite(row).sum())))
+    rank = 1 + int((logs > logs[token]).sum())
+    return [token, *ids.tolist()], [float(logs[token]), *values.tolist()], rank
 
 
 @torch.inference_mode()

@@ -95,6 +95,7 @@ class Guest:
         output.halu_dropped = self.outcome.dropped
         output.halu_failed = self.outcome.failed
         output.halu_forwards = self.outcome.forwards
+        output.halu_likely = self.outcome.likely
         self.outcome = Outcome()
 
     def _planned(self, new: Any) -> Part | None:
@@ -106,7 +107,7 @@ class Guest:
         if asked is None:
             return None
         length = len(new.prompt_token_ids or ())
-        one = Part(asked, length)
+        one = Part(asked, length, params.logprobs)
         try:
             prompt = self._prompt(new)
         except Exception as error:

@@ -149,6 +149,7 @@ def params(sampling: Sampling, ends: frozenset[int]) -> SamplingParams:
         temperature=0,
         max_tokens=sampling.max_new_tokens,
         logprobs=sampling.logprobs,
+        logprobs=sampling.logprobs,
         stop_token_ids=sorted(ends),
         ignore_eos=True,
         detokenize=False,

@@ -26,6 +26,8 @@ class Part:
     Attributes:
         asked: what the request carries.
         length: tokens of its prompt.
+        logprobs: how many log-probabilities are to be told beside each token's own; none: not even
+            that.
         plan: the plan, as the branch knows it.
         steering: its policies and taps.
         search: how tokens are drawn; none: by vLLM.
@@ -38,6 +40,7 @@ class Part:
 
     asked: Asked
     length: int
+    logprobs: int | None = None
     plan: Plan | None = None
     steering: Steered | None = None
     search: Search | None = None

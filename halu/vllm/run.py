@@ -1,7 +1,7 @@
 """One request in a vLLM engine, from its planning to its answer."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from halu.aside import Aside
 from halu.planning import Chosen
@@ -101,8 +101,9 @@ class Run:
             self._latest = found.forwards or self._latest
             self.one.forwards = self._spent + self._latest
             new = list(found.token_ids)[self._skip :]
+            told = [_values(each) for each in found.logprobs or ()][self._skip :]
             self._skip = max(0, self._skip - len(found.token_ids))
-            event = self.one.hear(new, ended)
+            event = self.one.hear(new, ended, told)
             if self.one.answer is not None:
                 self.end()
             if event is not None and (event.text or event.tokens or event.answer):
@@ -156,3 +157,8 @@ class Run:
             for found in self.vlm.take(name):
                 aside.tokens += found.token_ids
                 ended |= self.vlm.ended(found)
+
+
+def _values(logprobs: Mapping[int, Any]) -> dict[int, float]:
+    """vLLM's log-probabilities of one token as numbers."""
+    return {token: one.logprob for token, one in logprobs.items()}

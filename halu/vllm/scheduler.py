@@ -9,12 +9,15 @@ do, and whoever asked is told why.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.outputs import LogprobsLists
 from vllm.v1.request import RequestStatus
 
 from halu.errors import HaluError
 from halu.vllm.asked import FORWARDS, Asked, read
+from halu.vllm.choosing import Likely
 from halu.vllm.groups import Groups
 from halu.vllm.plugin import OUTPUT, SCHEDULER, check_fields, check_methods
 from halu.vllm.settings import settings_of
@@ -78,6 +81,7 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         found = super().update_from_output(scheduler_output, model_runner_output)
         said = [one for outputs in found.values() for one in outputs.outputs]
         _count(said, getattr(model_runner_output, "halu_forwards", {}))
+        _tell(said, getattr(model_runner_output, "halu_likely", {}))
         over = {one.request_id for one in said if one.finish_reason is not None}
         left = self.halu_groups.drop(over)
         failed |= {name: LEFT for name in left if name not in failed}
@@ -181,3 +185,13 @@ def _count(said: Iterable[EngineCoreOutput], forwards: Mapping[str, int]) -> Non
         if one.request_id in forwards:
             known = {FORWARDS: forwards[one.request_id]}
             one.kv_transfer_params = {**(one.kv_transfer_params or {}), **known}
+
+
+def _tell(said: Iterable[EngineCoreOutput], likely: Mapping[str, Likely]) -> None:
+    """Puts the log-probabilities of halu's tokens in place of those of vLLM's."""
+    for one in said if likely else ():
+        if one.request_id in likely and one.new_token_ids:
+            ids, values, rank = likely[one.request_id]
+            one.new_logprobs = LogprobsLists(
+                np.array([ids]), np.array([values], dtype=np.float32), np.array([rank])
+            )

@@ -1,8 +1,9 @@
 """From a request to what the engine is given: one engine request for each branch of its plan."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from halu.adapters import Adapter
@@ -82,11 +83,15 @@ class Submission:
         group = uuid.uuid4().hex
         return [_sent(self, branch, group, salt) for branch in self.branches]
 
-    def hear(self, tokens: Sequence[int], ended: bool) -> Event | None:
-        """Takes tokens of the main branch; returns what there is to tell."""
-        for token in tokens:
+    def hear(
+        self, tokens: Sequence[int], ended: bool, likely: Sequence[Mapping[int, float]] = ()
+    ) -> Event | None:
+        """Takes tokens of the main branch, and log-probabilities if it asked for them; returns what
+        there is to tell.
+        """
+        for token, own in zip_longest(tokens, likely[: len(tokens)]):
             if self.answer is None:
-                self.said.say(token)
+                self.said.say(token, likely=own)
                 self.tokens.append(token)
                 ended |= token in self.adapter.ends or self.said.stopped
                 if ended and token is not tokens[-1]:
@@ -141,12 +146,8 @@ def _fits(branch: Branch, request: Request, longest: int) -> None:
 
 
 def _check(request: Request) -> None:
-    if request.evidence != "none" or request.sampling.logprobs is not None:
-        raise Unsupported(
-            "vLLM tells neither evidence nor logprobs of halu's tokens.",
-            hint='Use backend="hf".',
-            param="evidence" if request.evidence != "none" else "logprobs",
-        )
+    if request.evidence != "none":
+        raise Unsupported("vLLM tells no evidence.", hint='Use backend="hf".', param="evidence")
 
 
 def engine_input(processor: Any, adapter: Adapter, sent: Sent) -> dict[str, Any]:

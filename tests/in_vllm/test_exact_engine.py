@@ -61,6 +61,24 @@ def test_draws_are_those_of_the_seed(serve: Any, stock: Any, model: str) -> None
     assert compared(serve(model), stock(model), requests) == []
 
 
+def test_log_probabilities_are_those_of_the_rule(serve: Any, stock: Any) -> None:
+    drawn = {"temperature": 1.0, "top_p": 0.9}
+    requests = [
+        request("greedy", logprobs=0),
+        request("vcd", logprobs=3),
+        request("var", logprobs=2),
+        request("sample", logprobs=3, **drawn),
+    ]
+    answers = serve("tiny-llava").generate(requests)
+    for got, wanted in zip(answers, stock("tiny-llava").generate(requests), strict=True):
+        assert len(got.tokens) == len(wanted.tokens) > 1
+        for one, other in zip(got.tokens, wanted.tokens, strict=True):
+            assert one.id == other.id
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+            tops = ([each.id for each in of.top or ()] for of in (one, other))
+            assert next(tops) == next(tops)
+
+
 def test_a_stop_string_ends_all_branches(serve: Any, stock: Any) -> None:
     requests = [request("vcd", stop=(" a",)), request("greedy", stop=(" a",))]
     assert compared(serve("tiny-llava"), stock("tiny-llava"), requests) == []

@@ -1,16 +1,20 @@
 """Nothing that a user sends ends the engine, and who is refused is told why."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 from asked_texts import TEXTS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from vllm_requests import compared, request
 
 from halu.attention.policy import AttentionPolicy
 from halu.errors import BadInput, HaluError, Unavailable, Unsupported
+from halu.search import Choice, Pick
 from halu.strategy import Context, Paper, Plan, Step, Strategy, strategies
 from halu.types import Sampling
 from halu.vllm import load_served
@@ -21,8 +25,27 @@ from halu.vllm.submission import Submission, engine_input
 NO_PAPER = Paper("none", "", "")
 
 
+POLICY = (
+    "read",
+    "watch",
+    "watched",
+    "looks",
+    "look",
+    "heard",
+    "borrowed_heads",
+    "labels",
+    "score_map",
+    "key_map",
+    "epilogue",
+    "weigh",
+    "head_scale",
+)
+"""Where a policy is asked something in a step."""
+PLACES = (*POLICY, "making", "rule", "shape", "search", "token")
+
+
 class Broken(Strategy):
-    """Fails where its parameter says."""
+    """Fails where its name says."""
 
     kind = "logits"
     paper = NO_PAPER
@@ -32,42 +55,91 @@ class Broken(Strategy):
         def rule(step: Step) -> Any:
             if self.where == "rule" and step.index == 2:
                 raise ZeroDivisionError("in the rule")
-            return step.main
+            return step.main[:7] if self.where == "shape" else step.main
 
         def make(prompt: Any) -> AttentionPolicy:
             if self.where == "making":
                 raise ZeroDivisionError("in the making")
-            return Failing(self.where)
+            return Failing(self.where, prompt.layout.length)
 
-        return Plan(ctx.main, rule=rule, policies=(make,))
+        return Plan(ctx.main, rule=rule, policies=(make,), search=Astray(where=self.where))
+
+
+@dataclass(slots=True)
+class Astray(Pick):
+    """Raises, or chooses a token that there is not."""
+
+    where: str = ""
+
+    def start(self, *args: Any) -> "Astray":
+        return self
+
+    def advance(self, rows: Tensor, seen: list[list[int]], policies: Any = ()) -> list[Choice]:
+        if self.where == "search":
+            raise ZeroDivisionError("in the search")
+        return [Choice(0, 10**6 if self.where == "token" else int(rows.argmax()))]
 
 
 class Failing(AttentionPolicy):
-    def __init__(self, where: str) -> None:
+    """Asks for everything, changes nothing, and raises where it is told to."""
+
+    groups = 2
+    keyed = True
+    reads = "all"
+
+    def __init__(self, where: str, length: int) -> None:
         self.where = where
+        self.length = length
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in POLICY and object.__getattribute__(self, "where") == name:
+            raise ZeroDivisionError(f"in the {name}")
+        return super().__getattribute__(name)
+
+    def watch(self, layer: int) -> Tensor:
+        return torch.tensor([0])
 
     def looks(self, layer: int) -> bool:
         return True
 
-    def look(self, layer: int, x: Any) -> None:
-        if self.where == "look":
-            raise ZeroDivisionError("in the look")
+    def labels(self, layer: int) -> Tensor:
+        return torch.zeros(self.length, dtype=torch.int64)
+
+    def epilogue(self, layer: int) -> Any:
+        return self.weigh
+
+    def weigh(self, mass: Tensor) -> None:
+        """Leaves the masses alone."""
 
 
 @pytest.fixture(autouse=True, scope="module")
 def broken() -> None:
-    for place in ("rule", "making", "look"):
+    for place in PLACES:
         made = type(f"Broken{place}", (Broken,), {"name": f"broken-{place}", "where": place})
         strategies.register(f"broken-{place}")(made)
 
 
-@pytest.mark.parametrize("place", ["rule", "making", "look"])
-def test_what_a_strategy_raises_ends_its_request_alone(serve: Any, stock: Any, place: str) -> None:
+def test_what_a_strategy_raises_ends_its_request_alone(serve: Any, stock: Any) -> None:
     vlm = serve("tiny-llava")
-    with pytest.raises(HaluError, match=f"in the {place}"):
-        vlm.generate([request("vcd"), request(f"broken-{place}"), request("greedy")])
+    good = [request(name, 1, tokens=5) for name in ("vcd", "var", "greedy")]
+    expected = [answer.text for answer in stock("tiny-llava").generate(good)]
+    batch = vlm.batch()
+    runs = batch.add([*good, *(request(f"broken-{place}", tokens=5) for place in PLACES)])
+    told: dict[Any, Any] = {}
+    until = time.monotonic() + 120
+    while len(told) < len(runs):
+        assert time.monotonic() < until
+        for run, event in batch.step():
+            if isinstance(event, Exception):
+                told[run] = event
+            elif event.answer is not None:
+                told[run] = event.answer.text
+    assert [told[run] for run in runs[: len(good)]] == expected
+    for place, run in zip(PLACES, runs[len(good) :], strict=True):
+        assert isinstance(told[run], HaluError), (place, told[run])
+        word = {"shape": "expand", "token": "chose token 1000000"}.get(place, f"in the {place}")
+        assert word in str(told[run])
     assert not vlm.engine.has_unfinished_requests()
-    assert compared(vlm, stock("tiny-llava"), [request("vcd"), request("var")]) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +147,7 @@ def test_what_a_strategy_raises_ends_its_request_alone(serve: Any, stock: Any, p
     [
         ({"strategy": "vcdd"}, BadInput, "vcdd"),
         ({"strategy": "vcd", "tokens": 32000}, BadInput, "max_model_len"),
-        ({"strategy": "vcd", "logprobs": 2}, Unsupported, "logprobs"),
+        ({"strategy": "vcd", "evidence": "mass"}, Unsupported, "evidence"),
     ],
 )
 def test_mistakes_are_told_before_the_engine_hears(

@@ -120,7 +120,6 @@ def test_a_client_that_leaves_frees_the_engine(server: Live) -> None:
         ({"halu": {"strategy": "beam"}, "model": "tiny-llava"}, 400, "several hypotheses"),
         ({"halu": {"evidence": True}}, 400, "evidence"),
         ({"halu": {"detectors": ["uncertainty"]}}, 400, "evidence"),
-        ({"logprobs": True}, 400, "logprobs"),
         ({"max_tokens": 128, "messages": [{"role": "user", "content": "a " * 450}]}, 400, "512"),
     ],
 )

@@ -2,16 +2,17 @@
 run.
 
     .venv-vllm/bin/python benchmarks/in_vllm.py --out benchmarks/results/in-vllm-cpu.json
-    .venv-vllm/bin/python benchmarks/in_vllm.py --model random --batch 4 --tokens 24 --rounds 3
+    .venv-vllm/bin/python benchmarks/in_vllm.py --model random --batch 2 --tokens 16 --rounds 2
 
 Two engines with the same model take turns, round after round, so that a change of the machine's
 speed meets all contestants alike: one as vLLM makes it, one with halu's worker, scheduler and
-attention. Every round is a batch of `--batch` questions about one picture, each answered with
-`--tokens` tokens, prompts included; the ratio is the median over rounds of contestant / stock
-within the round. "mixed" is half plain, half vcd. With the built-in model the engine's own work is
-small, so that what halu adds weighs more than with a real one; name another with `--model`.
-`--model random` is a random LLaVA of 301 million weights, the one of `benchmarks/decode.py`: a step
-of it takes as long as a real step on a CPU may.
+attention. Every round is a batch of `--batch` questions, each about a picture of its own and
+answered with `--tokens` tokens. Two ratios of contestant / stock within a round, as medians over
+rounds: `batch` is the whole time, prompts included, of which a strategy of two branches has twice
+as many; `step` is the mean time of the steps in which all prompts have been read. "mixed" is half
+plain, half vcd. With the built-in model the engine's own work is small, so that what halu adds
+weighs more than with a real one; name another with `--model`. `--model random` is a random LLaVA of
+301 million weights, one of `shapes.py`.
 """
 
 import argparse
@@ -31,9 +32,10 @@ for key, value in DEFAULTS.items():
 
 import vllm
 from PIL import Image
+from shapes import ON_CPU
 
 from halu.adapters import folder_of
-from halu.testing.random_models import Size, save_random
+from halu.testing.random_models import save_random
 from halu.types import Sampling
 from halu.vllm.asked import KEY
 from halu.vllm.engine import OPTIONS, Served
@@ -41,18 +43,7 @@ from halu.vllm.model import params
 from halu.vllm.submission import Submission, engine_input
 from halu.vlm import asking
 
-RANDOM = "random"
-SIZE = Size(
-    hidden=1024,
-    layers=18,
-    heads=16,
-    kv_heads=16,
-    mlp=2816,
-    vocab=32000,
-    side=336,
-    vision_hidden=256,
-    vision_layers=4,
-)
+RANDOM, SHAPE = "random", "LLaVA of 300 M"
 HALUS = ("worker_cls", "scheduler_cls")
 STRATEGIES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -84,8 +75,9 @@ class Batches:
     def prompts(self, strategy: str | None, half: bool = False) -> list[tuple[dict[str, Any], Any]]:
         """What an engine is given; without a strategy plain requests of vLLM's own."""
         found = []
-        image = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 50).convert("RGB")
         for number in range(self.size):
+            corners = (-2 + number / self.size, -1.5, 1, 1.5)  # nobody shares another's keys
+            image = Image.effect_mandelbrot((120, 90), corners, 50).convert("RGB")
             name = None if half and number % 2 else strategy
             chosen = {"strategy": name, "params": STRATEGIES[name]} if name else {}
             request = asking(image, f"What is this? {number}", max_new_tokens=self.tokens, **chosen)
@@ -97,37 +89,46 @@ class Batches:
                 found.append((prompt, own))
         return found
 
-    def seconds(self, engine: Any, strategy: str | None, half: bool = False) -> float:
-        """Time of one batch."""
+    def seconds(self, engine: Any, strategy: str | None, half: bool = False) -> dict[str, float]:
+        """Time of one batch, and of a step once all prompts have been read."""
         given = self.prompts(strategy, half)
         engine.reset_prefix_cache()
-        start = time.perf_counter()
+        start, read, steps = time.perf_counter(), 0.0, 0
+        waiting = set()
         for prompt, own in given:
             self.count += 1
+            waiting.add(f"bench-{self.count}")
             engine.add_request(f"bench-{self.count}", prompt, own)
         while engine.has_unfinished_requests():
             for found in engine.step():
                 assert found.outputs[0].finish_reason in (None, "length"), found.outputs[0]
-        return time.perf_counter() - start
+                waiting.discard(found.request_id)
+            read = read if waiting or read else time.perf_counter()
+            steps += not waiting
+        end = time.perf_counter()
+        return {"batch": end - start, "step": (end - read) / max(steps - 1, 1)}
 
 
 def _silent(asides: Any) -> None:
     raise AssertionError("no contestant has a text said")
 
 
-def measured(batches: Batches, stock: Any, rounds: int) -> dict[str, float]:
+def measured(batches: Batches, stock: Any, rounds: int) -> dict[str, dict[str, float]]:
     """Median ratios to the stock engine."""
     own = batches.served.engine
     contestants = {"idle": (None, False), **{name: (name, False) for name in STRATEGIES}}
     contestants["mixed"] = ("vcd", True)
-    ratios: dict[str, list[float]] = {name: [] for name in contestants}
+    ratios: dict[str, dict[str, list[float]]] = {"batch": {}, "step": {}}
     for number in range(rounds + 1):  # the first is for warming up
         base = batches.seconds(stock, None)
         for name, (strategy, half) in contestants.items():
-            ratio = batches.seconds(own, strategy, half) / base
-            if number:
-                ratios[name].append(ratio)
-    return {name: round(statistics.median(found), 3) for name, found in ratios.items()}
+            found = batches.seconds(own, strategy, half)
+            for what in ratios if number else ():
+                ratios[what].setdefault(name, []).append(found[what] / base[what])
+    return {
+        what: {name: round(statistics.median(found), 3) for name, found in each.items()}
+        for what, each in ratios.items()
+    }
 
 
 def main() -> None:
@@ -141,7 +142,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if asked.model == RANDOM:
-            save_random(Path(folder), SIZE)
+            save_random(Path(folder), ON_CPU[SHAPE][1])
         found = run(asked, folder if asked.model == RANDOM else asked.model)
     print(json.dumps(found, indent=2))
     if asked.out:
@@ -157,7 +158,7 @@ def run(asked: argparse.Namespace, model: str) -> dict[str, Any]:
     args = vllm.EngineArgs(model=folder_of(model), dtype=dtype, **{**plain, **options})
     stock = vllm.LLMEngine.from_engine_args(args)
     return {
-        "what": "seconds of a batch / seconds of the same batch in stock vLLM",
+        "what": "seconds of a batch, and of a step, / the same in stock vLLM",
         "model": asked.model,
         "vllm": vllm.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

@@ -149,7 +149,6 @@ def params(sampling: Sampling, ends: frozenset[int]) -> SamplingParams:
         temperature=0,
         max_tokens=sampling.max_new_tokens,
         logprobs=sampling.logprobs,
-        logprobs=sampling.logprobs,
         stop_token_ids=sorted(ends),
         ignore_eos=True,
         detokenize=False,

@@ -131,7 +131,7 @@ def test_concurrent_clients_get_what_transformers_says(client: Any, stock: Any) 
 
 
 def test_a_plain_chat_is_vllms_own(client: Any, url: str) -> None:
-    sent = {**body(0), "logprobs": True}  # which halu's answers have not here
+    sent = {**body(0), "logprobs": True}
     assert client.chat.completions.create(**sent).choices[0].logprobs is not None
     pieces = list(client.chat.completions.create(**body(0), stream=True))
     assert pieces[-1].choices[0].finish_reason == "length"

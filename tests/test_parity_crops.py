@@ -250,7 +250,7 @@ def test_agla_in_somebody_elses_app_needs_the_question(adapter: Any, picture: An
 
 def test_agla_without_scipy(adapter: Any, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(Unavailable, match=r"scipy.*halu\[clip\]"):
+    with pytest.raises(Unavailable, match=r"scipy.*\[clip\]"):
         Local(adapter("llava")).generate([request(picture(), "agla")])
 
 

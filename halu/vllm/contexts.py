@@ -27,6 +27,11 @@ Share = Callable[[AttentionPolicy], AttentionPolicy]
 """Makes of a policy of all heads one of those that are here."""
 
 
+def all_heads(policy: AttentionPolicy) -> AttentionPolicy:
+    """The policy itself: all heads are here."""
+    return policy
+
+
 class FrontContext(RequestContext):
     """Where the request comes in: prompts can be made, and texts said by plain decoding."""
 
@@ -106,7 +111,7 @@ class EngineContext(RequestContext):
 
 
 def planned(
-    adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask, share: Share
+    adapter: Adapter, asked: Asked, prompt: Prompt, ask: Ask, share: Share = all_heads
 ) -> tuple[Plan, Callable[[], Steered], Sequence[RequestContext]]:
     """One engine request's plan, what makes its steering, and the contexts that count its forwards.
 

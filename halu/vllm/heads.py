@@ -18,7 +18,7 @@ from vllm.distributed import (
 from halu.attention import Epilogue, KeyMap, Redistribution, ScoreMap
 from halu.attention.policy import AttentionPolicy
 from halu.errors import Unsupported
-from halu.vllm.contexts import Share
+from halu.vllm.contexts import Share, all_heads
 
 ATTRIBUTES = (
     "rows",
@@ -65,7 +65,7 @@ def ranks(heads: int) -> Share:
     """
     size, rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
     if size == 1:
-        return lambda policy: policy
+        return all_heads
     share = heads // size
     here = Heads(share * rank, share * (rank + 1), gathered)
     return lambda policy: Ranked(policy, here)

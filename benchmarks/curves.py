@@ -1,49 +1,12 @@
-"""Logistic curves and how well scores tell two kinds of claims apart."""
+"""How well scores tell two kinds of claims apart."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.stats import rankdata
-
-from halu.logistic import Curve, Term
 
 Scores = NDArray[np.float64]
 Wrong = NDArray[np.bool_]
-
-PENALTY = 1e-3
-"""Weight of the squared weights of standardised measurements, per claim."""
-
-
-def fitted(rows: Sequence[Mapping[str, float]], wrong: Sequence[bool], fitted_for: str) -> Curve:
-    """The curve with the least penalised log-loss."""
-    names = [name for name in rows[0] if np.std([row[name] for row in rows]) > 1e-5]
-    x = np.array([[row[name] for name in names] for row in rows])
-    mean, scale = x.mean(0), x.std(0)
-    x = np.column_stack([(x - mean) / scale, np.ones(len(x))])
-    sign = 1 - 2 * np.asarray(wrong, float)
-
-    def loss(w: Scores) -> float:
-        fit = np.logaddexp(0, sign * (x @ w)).mean()
-        return float(fit + PENALTY * (w[:-1] ** 2).sum())
-
-    weights = minimize(loss, np.zeros(x.shape[1])).x
-    terms = {
-        name: Term(mean=round(m, 6), scale=round(s, 6), weight=round(w, 6))
-        for name, m, s, w in zip(names, mean, scale, weights, strict=False)
-    }
-    bias = round(float(weights[-1]), 6)
-    return Curve(fitted_for=fitted_for, claims=len(rows), bias=bias, terms=terms)
-
-
-def auroc(scores: Scores, wrong: Wrong) -> float:
-    """Share of (wrong, right) pairs in which the wrong claim has the higher score; ties half."""
-    ranks, n = rankdata(scores), int(wrong.sum())
-    if n in (0, len(wrong)):
-        return float("nan")
-    return float((ranks[wrong].sum() - n * (n + 1) / 2) / (n * (len(wrong) - n)))
 
 
 def aupr(scores: Scores, wrong: Wrong) -> float:

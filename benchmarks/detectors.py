@@ -4,7 +4,8 @@
 
 Captions of drawn scenes are read by CHAIR's rules, which say of each named object whether it is
 there. Curves are fitted on half of the `--fit` scenes of the split "val", the blend on the other
-half, and everything is measured on `--scenes` scenes of the split "test". Writes
+half, and everything is measured on `--scenes` scenes of the split "test". Numbers, colours and
+places are fitted and measured on statements about the same scenes, half of them false. Writes
 detectors/calibration.json, docs/results/detectors.json and its page and picture.
 """
 
@@ -12,62 +13,41 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from curves import at, aupr, auroc, fitted, interval, reliability
+from curves import at, aupr, interval, reliability
 
 import halu
 from halu import logistic
-from halu.detector import Asked, Detector, detectors, stated
+from halu.calibration import detecting
+from halu.calibration.cases import Case, captioned, claimed
+from halu.calibration.curve import auroc
+from halu.calibration.labelled import Known
+from halu.claims import ATTRIBUTES, claims
+from halu.detector import detectors, stated
 from halu.eval import world
-from halu.eval.benchmark import Mark
-from halu.eval.chair import score_caption
-from halu.eval.lexicon import words_rules
-from halu.types import Answer, Request
-from halu.vlm import asking
+from halu.types import Finding
 
 ROOT = Path(__file__).resolve().parent.parent
 CURVES = ROOT / "detectors" / logistic.FILE
 RESULTS = ROOT / "docs" / "results" / "detectors.json"
-PROMPT = "Please describe this image in detail."
 FIT_SPLIT, SEED = "val", 0
-BATCH = 30
+SIZE = 224
 BLEND, PAIR = "blend", "attention + uncertainty"
-PICTURE = {"clip": "tiny-clip", "objects": "tiny-towers"}
-"""What the curves of those that look at the picture were fitted for."""
+PARTS = "attention", "uncertainty", "clip", "objects"
 READER, SIGNS = "ocr", 40
 """Judges quoted words, not objects; of this many pictures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """A scene, its caption, what was asked, and which of its objects are made up."""
-
-    scene: str
-    answer: Answer
-    asked: Asked
-    marks: tuple[Mark, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """A curve to fit: of a detector, for a model; `bare`: on answers without their tokens."""
-
-    detector: str
-    name: str
-    bare: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
-    """Scores of claims: which scene each belongs to, whether it is wrong, and seconds a caption."""
+    """Scores of claims: of which case each is, whether it is wrong; processor seconds a case."""
 
     scores: Any
     wrong: Any
@@ -91,12 +71,11 @@ def main() -> None:
     for model in models:
         vlm = halu.load(model)
         if asked.fit:
-            seen, _ = captions(vlm, world.images(asked.fit, SEED, FIT_SPLIT))
-            for one, early in fits(model, first=model == models[0]):
-                fit(one, seen[: len(seen) // 2] if early else seen[len(seen) // 2 :])
+            fit_all(vlm, world.images(asked.fit, SEED, FIT_SPLIT), first=model == models[0])
         cases, seconds = captions(vlm, world.images(asked.scenes, SEED))
         results["models"][model] = measured(cases, seconds)
         print(f"{model}: measured on {len(cases)} captions", flush=True)
+    results["attributes"] = attributes(world.images(asked.scenes, SEED))
     results["words"] = words(world.images(10 * SIGNS, SEED))
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     from detectors_page import write
@@ -105,59 +84,59 @@ def main() -> None:
 
 
 def captions(vlm: Any, scenes: Sequence[str]) -> tuple[list[Case], float]:
-    """Greedy captions with all evidence, and seconds for one in a batch."""
-    cases: list[Case] = []
-    start = time.perf_counter()
-    for first in range(0, len(scenes), BATCH):
-        part = scenes[first : first + BATCH]
-        requests: list[Request] = [
-            asking(world.picture(scene), PROMPT, evidence="map", max_new_tokens=128)
-            for scene in part
-        ]
-        for scene, request, answer in zip(part, requests, vlm.generate(requests), strict=True):
-            marks = score_caption(answer.text, world.truth(scene).names, words_rules()).marks
-            cases.append(Case(scene, answer, Asked(request, vlm.generate_each, vlm.name), marks))
-    return cases, (time.perf_counter() - start) / len(scenes)
+    """Greedy captions with all evidence, and processor seconds for one in a batch."""
+    known = [Known(world.picture(scene), world.truth(scene).names) for scene in scenes]
+    start = time.process_time()
+    cases = list(captioned(vlm, known, lambda done, total: None))
+    return cases, (time.process_time() - start) / len(scenes)
 
 
-def fits(model: str, first: bool) -> Iterator[tuple[Fit, bool]]:
-    """Which curves there are to fit, and whether on the first half of the scenes: the blend, which
-    reads the others' scores, comes last and on the second. What looks at the picture alone is
-    fitted on the first model's captions.
+def statements(scenes: Sequence[str]) -> list[Case]:
+    """Of numbers, colours and places."""
+    return list(claimed(world.scene(scene, SIZE) for scene in scenes))
+
+
+def fit_all(vlm: Any, scenes: Sequence[str], first: bool) -> None:
+    """Every curve; what looks at the picture alone is fitted on the first model's captions. The
+    blend, which reads the others' scores, comes last and on other scenes.
     """
-    for cls in detectors:
-        if cls.name != BLEND and hasattr(cls, "measure") and (cls.kind == "trace" or first):
-            yield Fit(cls.name, PICTURE.get(cls.name, model)), True
-    if BLEND in detectors.names():
-        yield Fit(BLEND, model), False
-        if first:
-            yield Fit(BLEND, "picture", bare=True), False
+    seen, _ = captions(vlm, scenes)
+    half = len(seen) // 2
+    parts = [name for name in detecting.calibrated() if name != BLEND]
+    looking = [name for name in parts if detectors.get(name).kind == "picture"] if first else []
+    for name in parts:
+        if name in looking or detectors.get(name).kind == "trace":
+            fit(name, seen[:half])
+    for name in looking:
+        fit(name, statements(scenes[:half]))
+    fit(BLEND, seen[half:])
+    if first:
+        fit(BLEND, [bare(case) for case in seen[half:]])
 
 
-def fit(one: Fit, cases: Sequence[Case]) -> None:
-    """Puts one curve into the file that ships."""
-    measuring: Any = detectors.get(one.detector)()
-    rows, wrong = [], []
-    for case in cases:
-        answer = case.answer.model_copy(update={"tokens": ()}) if one.bare else case.answer
-        for found in measuring.measure(answer, [world.picture(case.scene)], case.asked):
-            truth = names_wrong(case, found.claim.start, found.claim.stop)
-            if truth is not None:
-                rows.append(found.features)
-                wrong.append(truth)
-    table = json.loads(CURVES.read_text()) if CURVES.is_file() else {}
-    table.setdefault(one.detector, {})[one.name] = fitted(rows, wrong, one.name).model_dump()
-    CURVES.write_text(json.dumps(table, indent=1) + "\n")
-    logistic.curves.cache_clear()
-    print(f"{one.detector} for {one.name}: fitted on {len(rows)} claims", flush=True)
+def bare(case: Case) -> Case:
+    """The case without what is known of the answer's tokens."""
+    return Case(case.images, stated(case.answer.text), case.asked, case.made_up)
 
 
-def names_wrong(case: Case, start: int, stop: int) -> bool | None:
-    """Whether the object named there is made up; none if CHAIR's rules see no object there."""
-    for mark in case.marks:
-        if mark.start < stop and start < mark.stop:
-            return mark.wrong
-    return None
+def fit(name: str, cases: Sequence[Case]) -> None:
+    """Puts curves into the file that ships."""
+    for kind, (curve, ranks) in detecting.fit(detectors.get(name)(), cases).items():
+        table = json.loads(CURVES.read_text()) if CURVES.is_file() else {}
+        key = f"{name} {kind}" if kind in ATTRIBUTES else name
+        table.setdefault(key, {})[curve.fitted_for] = curve.model_dump()
+        CURVES.write_text(json.dumps(table, indent=1) + "\n")
+        logistic.curves.cache_clear()
+        print(f"{key} for {curve.fitted_for}: {curve.claims} claims, {ranks:.3f}", flush=True)
+
+
+def made_up(case: Case, finding: Finding) -> bool | None:
+    """Whether the claim that is found is made up; none if nobody knows."""
+    place = (finding.start, finding.stop, finding.evidence["kind"])
+    said = claims(case.answer.text, case.asked.question)
+    return next(
+        (case.made_up(one) for one in said if (one.start, one.stop, one.kind) == place), None
+    )
 
 
 def words(scenes: Sequence[str]) -> dict[str, Any]:
@@ -165,32 +144,20 @@ def words(scenes: Sequence[str]) -> dict[str, Any]:
     signs = [(scene, sign.text) for scene in scenes for sign in world.truth(scene).prints][:SIGNS]
     others = [text for _, text in signs[1:]] + [text for _, text in signs[:1]]
     reader = detectors.get(READER).configured({"threshold": 0.0})
-    scores, wrong, owner, start = [], [], [], time.perf_counter()
+    scores, wrong, owner, start = [], [], [], time.process_time()
     for number, ((scene, text), other) in enumerate(zip(signs, others, strict=True)):
         for said in (text, other):
             (found,) = reader(stated(f"A sign says {said}."), [world.picture(scene)])
             scores.append(found.score)
             wrong.append(said != text)
             owner.append(number)
-    spent = (time.perf_counter() - start) / len(signs)
+    spent = (time.process_time() - start) / len(signs)
     return figures(Run(np.array(scores), np.array(wrong), np.array(owner), spent), 1.0)
-
-
-def forget() -> None:
-    """Whatever detectors keep of pictures, so that each is timed for itself."""
-    for cls in detectors:
-        for kept in vars(sys.modules[cls.__module__]).values():
-            if hasattr(kept, "cache_clear"):
-                kept.cache_clear()
 
 
 def measured(cases: Sequence[Case], seconds: float) -> dict[str, Any]:
     """Figures of every detector, and of the two free ones together."""
-    runs = {
-        cls.name: run(cls.configured({"threshold": 0.0}), cases)
-        for cls in detectors
-        if cls.name != READER
-    }
+    runs = {name: one["object"] for name, one in run(names(), cases).items()}
     free = runs["attention"], runs["uncertainty"]
     odds = [np.log(one.scores.clip(1e-6, 1 - 1e-6) / (1 - one.scores).clip(1e-6)) for one in free]
     both = 1 / (1 + np.exp(-(odds[0] + odds[1]) / 2))
@@ -204,25 +171,46 @@ def measured(cases: Sequence[Case], seconds: float) -> dict[str, Any]:
     }
 
 
-def run(detector: Detector, cases: Sequence[Case]) -> Run:
-    """One detector on all captions: its score of every named object."""
-    scores, wrong, owner, spent = [], [], [], 0.0
-    forget()
-    if detector.kind == "picture":  # its models are loaded before
-        detector(stated("A dog."), [world.picture("test-1")])
+def attributes(scenes: Sequence[str]) -> dict[str, Any]:
+    """Figures of the kinds of claims that have curves of their own."""
+    curves = [name.split() for name in logistic.curves() if " " in name]
+    runs = run(sorted({name for name, _ in curves}), statements(scenes))
+    return {f"{name} {kind}": figures(runs[name][kind], 1.0) for name, kind in curves}
+
+
+def names() -> list[str]:
+    """Detectors of objects, the blend after its parts."""
+    return sorted((cls.name for cls in detectors if cls.name != READER), key=lambda n: n == BLEND)
+
+
+def run(using: Sequence[str], cases: Sequence[Case]) -> dict[str, dict[str, Run]]:
+    """Detectors on all cases, by name and kind of claim: scores of every claim. Of a picture that
+    the blend's parts have seen it computes nothing again; its time is theirs and its own.
+    """
+    rows: dict[tuple[str, str], list[tuple[float, bool, int]]] = {}
+    spent = dict.fromkeys(using, 0.0)
+    every = {name: detectors.get(name).configured({"threshold": 0.0}) for name in using}
+    for detector in every.values():
+        if detector.kind == "picture":  # its models are loaded before
+            detector(stated("A dog."), [world.picture("test-0")])
     for number, case in enumerate(cases):
-        picture = world.picture(case.scene)
-        start = time.perf_counter()
-        findings = detector(case.answer, [picture], case.asked)
-        spent += time.perf_counter() - start
-        for one in findings:
-            truth = names_wrong(case, one.start, one.stop)
-            if truth is not None:
-                scores.append(one.score)
-                wrong.append(truth)
-                owner.append(number)
-    print(f"{detector.name}: {len(scores)} claims in {spent:.1f} s", flush=True)
-    return Run(np.array(scores), np.array(wrong, bool), np.array(owner), spent / len(cases))
+        for name, detector in every.items():
+            start = time.process_time()
+            findings = detector(case.answer, case.images, case.asked)
+            spent[name] += time.process_time() - start
+            for one in findings:
+                truth = made_up(case, one)
+                if truth is not None:
+                    kept = rows.setdefault((name, str(one.evidence["kind"])), [])
+                    kept.append((one.score, truth, number))
+    if BLEND in spent:
+        spent[BLEND] += sum(spent[part] for part in PARTS if part in spent)
+    found: dict[str, dict[str, Run]] = {name: {} for name in using}
+    for (name, kind), own in rows.items():
+        scores, wrong, owner = map(np.array, zip(*own, strict=True))
+        found[name][kind] = Run(scores, wrong, owner, spent[name] / len(cases))
+        print(f"{name} {kind}: {len(own)} claims", flush=True)
+    return found
 
 
 def figures(one: Run, seconds: float) -> dict[str, Any]:

@@ -1,36 +1,34 @@
-"""Woodpecker: finish the answer, check what it names against the picture, correct it.
+"""Woodpecker: finish the answer, check what it claims against the picture, correct it.
 
 Yin et al., arXiv:2310.16045. The answer is written by plain decoding; every object it names is
-checked by detectors; what they say becomes a list of facts ("There is no dog."), and a language
+checked by detectors, and every number, colour and place by detectors or by asking the model a
+question about it ("What color is the car?"); what they say becomes a list of facts, and a language
 model rewrites the answer by it. corrector="model": the model itself does, with the picture;
 "endpoint": a model behind an OpenAI-compatible endpoint, as in the release; "rules": objects that
-are not there are taken out of their sentences (halu.claims.editing), which needs no model that
-follows instructions, and "Yes" to a question about such an object becomes "No". Nothing is
-rewritten where detectors find nothing. Every change is a finding of the answer, with its reason, at
-the sentence as it now stands. What a corrector wrote is read again: an object that it goes on
-naming is said to be named still, and a reply that drops an object which is there is not taken.
+are not there are taken out of their sentences and wrong words replaced (halu.correcting), which
+needs no model that follows instructions, and "Yes" to a question about such an object becomes "No".
+Nothing is rewritten where nothing is doubted. Every change is a finding of the answer, with its
+reason, at the words as they now stand.
 Ours: the detectors (the release has GroundingDINO; objects with finders="open" has it too), "rules"
-and "model", the wording. Not reproduced: pronoun resolution, questions about attributes and their
-visual answers, counts, boxes in the corrected text (those that a corrector writes are taken out).
+and "model", the wording, questions made of claims (the release asks a language model for them and
+BLIP-2 for the answers). Not reproduced: pronoun resolution (a pronoun names no object, so that
+nothing is asked about it), boxes in the corrected text (those that a corrector writes are taken
+out).
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from halu.claims import claims
-from halu.claims.editing import without
 from halu.conversation import instead, question_of
-from halu.detector import Asked, Detector, detectors, find, stated
+from halu.correcting import Corrector
+from halu.detector import detectors
 from halu.endpoint import Endpoint
-from halu.errors import BadInput, Failed, Unsupported
-from halu.search import Choice, Pick, Policies
+from halu.errors import BadInput, Unsupported
+from halu.finishing import Finished
 from halu.strategy import OPERATOR, Context, Paper, Plan, Strategy, StrategyParams, strategies
-from halu.types import Finding, Sampling
 
 KEY = "HALU_CORRECTOR_KEY"
 WISH = (
@@ -38,10 +36,8 @@ WISH = (
     "{facts}\nWrite the answer again so that it agrees with these facts. Change nothing else, and"
     " write the answer alone."
 )
-_BOX = re.compile(r"\s*\(?\[(?:\s*[01](?:\.\d+)?\s*,){3}\s*[01](?:\.\d+)?\s*\]\)?")
-_YES = re.compile(r"\s*yes\b", re.IGNORECASE)
-NO = "No."
-GONE, STILL = "was taken out", "is still said"
+SHORT = 16
+"""Tokens of the model's answer about a number, colour or place."""
 Name = Annotated[str, Field(max_length=64)]
 
 
@@ -63,6 +59,9 @@ class Woodpecker(Strategy):
         )
         threshold: float = Field(
             0.5, ge=0, le=1, description="Least score of what is corrected; 1: nothing is."
+        )
+        attributes: Literal["none", "detectors", "model"] = Field(
+            "detectors", description="Who is asked about numbers, colours and places."
         )
         corrector: Literal["rules", "model", "endpoint"] = Field(
             "rules", description="Who writes the corrected answer."
@@ -104,151 +103,41 @@ class Woodpecker(Strategy):
             raise BadInput("The corrector 'endpoint' needs a url.", param="params.url")
         if p.threshold == 1:
             return Plan(ctx.main)
-        return Plan(ctx.main, search=Finished(Corrector(ctx, p, using), p.corrector == "model"))
+        words = Words(ctx, p)
+        correct = Corrector(
+            ctx.request,
+            using,
+            p.threshold,
+            p.attributes,
+            words.ask,
+            None if p.corrector == "rules" else words.rewrite,
+        )
+        asks = "model" in (p.corrector, p.attributes)
+        return Plan(ctx.main, search=Finished(ctx, correct, asks))
 
 
-@dataclass
-class Corrector:
-    """Corrects one answer."""
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What language models say while an answer is corrected."""
 
     ctx: Context
     params: Woodpecker.Params
-    using: Sequence[Detector]
 
-    def __call__(self, text: str) -> tuple[str, tuple[Finding, ...]]:
-        """The corrected text, and every change."""
-        request = self.ctx.request
-        asked = Asked(request)
-        found = find(stated(text), request.images, self.using, asked)
-        worst = {
-            (one.start, one.stop): one
-            for one in sorted(found, key=lambda one: one.score)
-            if one.score >= self.params.threshold
-        }
-        named = _named(text, asked.question)
-        wrong = {place: one for place, one in sorted(worst.items()) if place in named}
-        if not wrong:
-            return text, ()
-        if self.params.corrector == "rules":
-            return _cut(text, wrong, asked.question)
-        absent = {named[place] for place in wrong}
-        facts = [f"There is no {name} in the picture." for name in sorted(absent)]
-        facts += [f"There is {name}." for name in sorted({*named.values()} - absent)]
-        new = self._rewritten(text, facts)
-        there = {*_named(new, asked.question).values()}
-        if lost := sorted({*named.values()} - absent - there):
-            how = f"is still said, since the corrector dropped {lost[0]!r}, which is there"
-            return text, tuple(
-                _change(one, (one.start, one.stop), text, how) for one in wrong.values()
-            )
-        return new, tuple(
-            _change(one, (0, len(new)), text, STILL if named[place] in there else GONE)
-            for place, one in wrong.items()
-        )
+    def ask(self, question: str, most: int = SHORT) -> str:
+        """The model's own answer to a question about the pictures."""
+        messages = instead(self.ctx.request.messages, question)
+        branch = self.ctx.branch("corrector", messages=messages, steered=False)
+        return self.ctx.say(branch, most).text
 
-    def _rewritten(self, text: str, facts: Sequence[str]) -> str:
+    def rewrite(self, text: str, facts: Sequence[str]) -> str:
         """What the corrector writes."""
-        p, messages = self.params, self.ctx.request.messages
-        values = {"question": question_of(messages), "answer": text, "facts": "\n".join(facts)}
-        wish = p.wish
+        p, request = self.params, self.ctx.request
+        asked = question_of(request.messages)
+        values = {"question": asked, "answer": text, "facts": "\n".join(facts)}
+        wish, most = p.wish, request.sampling.max_new_tokens
         for key, value in values.items():
             wish = wish.replace(f"{{{key}}}", value)
-        if p.corrector == "model":
-            branch = self.ctx.branch("corrector", messages=instead(messages, wish), steered=False)
-            reply = self.ctx.say(branch, self.ctx.request.sampling.max_new_tokens).text
-        else:
-            reply = _replied(p, wish, self.ctx.request.sampling.max_new_tokens)
-        new = _BOX.sub("", reply).strip()
-        if not new:
-            raise Failed("The corrector wrote nothing.")
-        return new
-
-
-@dataclass
-class Finished:
-    """The search: plain decoding, its answer corrected once it is whole."""
-
-    correct: Corrector
-    asks: bool
-    streams: bool = False
-    goes_back: bool = False
-    pick: Pick = field(default_factory=Pick)
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def most(self) -> int:
-        """One hypothesis."""
-        return 1
-
-    def start(
-        self, sampling: Sampling, ends: frozenset[int], prompt: tuple[int, ...]
-    ) -> "Finished":
-        """A fresh search for one request."""
-        return Finished(self.correct, self.asks, pick=Pick().start(sampling, ends, prompt))
-
-    def advance(self, rows: Tensor, seen: list[list[int]], policies: Policies = ()) -> list[Choice]:
-        """One token."""
-        return self.pick.advance(rows, seen, policies)
-
-    def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
-        """The tokens of the corrected answer."""
-        tokens = self.pick.best(live, final=final)
-        if tokens is None:
-            return None
-        ctx = self.correct.ctx
-        said = ctx.text(tokens).strip()
-        new, self.findings = self.correct(said)
-        ended = [token for token in tokens[-1:] if token in self.pick.ends]
-        return tokens if new == said else [*spelled(ctx, new), *ended]
-
-
-def spelled(ctx: Context, text: str) -> list[int]:
-    """The text's tokens: what comes into the prompt when the text takes the picture's place."""
-    bare, full = (ctx.branch("text", words=words).prompt.ids for words in ("", text))
-    count = (len(full) - len(bare)) // len(ctx.main.prompt.layout.images)
-    for first in range(len(bare) + 1):
-        tokens = full[first : first + count]
-        if bare[:first] == full[:first] and ctx.text(tokens).strip() == text:
-            return list(tokens)
-    raise Failed("The model's tokenizer cannot write the corrected answer.")
-
-
-def _named(text: str, question: str) -> dict[tuple[int, int], str]:
-    """The objects that a text names, by place; "Yes" names those of its question."""
-    found = claims(text, question)
-    return {(one.start, one.stop): one.subject for one in found if one.kind == "object"}
-
-
-def _cut(
-    text: str, wrong: dict[tuple[int, int], Finding], question: str
-) -> tuple[str, tuple[Finding, ...]]:
-    """By rules; of a text of which nothing would be left, nothing is taken, but that "Yes" becomes
-    "No" if what was asked for is not there.
-    """
-    if _YES.match(text) and _named("Yes", question):
-        affirmed = {*_named("Yes", question).values()}
-        said = _named(text, question)
-        if affirmed & {said[place] for place in wrong}:
-            how = f"is not there, and {text!r} became {NO!r}"
-            return NO, tuple(_change(one, (0, len(NO)), text, how) for one in wrong.values())
-    edited = without(text, wrong)
-    if not edited.text:
-        return text, ()
-    return edited.text, tuple(
-        _change(one, place, text, GONE)
-        for one, place in zip(wrong.values(), edited.places, strict=True)
-    )
-
-
-def _change(one: Finding, place: tuple[int, int], text: str, how: str) -> Finding:
-    return Finding(
-        start=place[0],
-        stop=place[1],
-        score=one.score,
-        reason=f"{text[one.start : one.stop]!r} {how}: {one.reason}",
-        detector="woodpecker",
-        evidence={**one.evidence, "before": text, "by": one.detector},
-    )
+        return self.ask(wish, most) if p.corrector == "model" else _replied(p, wish, most)
 
 
 def _replied(p: Woodpecker.Params, wish: str, most: int) -> str:

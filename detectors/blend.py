@@ -30,9 +30,12 @@ class Blend(Detector):
 
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each object that all parts judge."""
-        wanted = asked.model if _traced(answer) else ALONE
         found = self.measure(answer, images, asked)
-        return scored(self.name, wanted, found, _reason)
+        return scored(self.name, self.rests_on(answer, asked), found, _reason)
+
+    def rests_on(self, answer: Answer, asked: Asked) -> str:
+        """The model that answered; what looks at the picture alone, if no trace is left."""
+        return asked.model if _traced(answer) else ALONE
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """The parts' log-odds for each object."""
@@ -48,7 +51,7 @@ class Blend(Detector):
         for part in parts:
             detector = detectors.get(part).configured({"threshold": 0.0})
             for one in detector(answer, images, asked):
-                if (one.start, one.stop) in odds:
+                if (one.start, one.stop) in odds and one.evidence["kind"] == "object":
                     p = min(max(one.score, SURE), 1 - SURE)
                     odds[one.start, one.stop][part] = log(p / (1 - p))
         return [

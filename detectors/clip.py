@@ -1,11 +1,12 @@
-"""Objects that no part of the picture looks like to CLIP.
+"""Objects that no part of the picture looks like to CLIP, and colours that another fits better.
 
 Each claimed object is put into several prompts, whose vectors are averaged (Radford et al.,
 arXiv:2103.00020), and compared with the whole picture and with overlapping crops of a half and of a
 third of its sides. A similarity says little by itself: it is measured against those of COCO's 80
-names on the same crop, as a standard score; the best crop of each size counts. A logistic curve
-makes a probability of the three scores. It was fitted for tiny-clip; other checkpoints may want
-another threshold.
+names on the same crop, as a standard score; the best crop of each size counts. A claimed colour
+("a red dog") is measured likewise against other colours of the same object, on the few crops that
+look most like it. A logistic curve for each kind of claim makes a probability of the scores; those
+that ship were fitted for tiny-clip, and `halu calibrate` fits others.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,13 @@ from halu.types import Answer, Finding
 PROMPTS = ("a photo of {}", "a picture of {}", "{}", "an image with {}")
 SIZES = {"whole": (1.0, 1), "half": (1 / 2, 3), "third": (1 / 3, 5)}
 """Name of a crop's size, its side in sides of the picture, and how many lie along one."""
+COLORS = (
+    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray",
+)  # fmt: skip
+"""What a claimed colour is measured against."""
+CROPS = 3
+"""Crops that tell a colour."""
+BUILT_IN = "tiny-clip"
 
 
 @detectors.register("clip")
@@ -47,17 +55,22 @@ class Clip(Detector):
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
 
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
-        """A finding for each object."""
-        wanted = self.params.weights or "tiny-clip"
+        """A finding for each object and colour."""
         found = self.measure(answer, images, asked)
-        return scored(self.name, wanted, found, _reason)
+        return scored(self.name, self.rests_on(answer, asked), found, _reason)
+
+    def rests_on(self, answer: Answer, asked: Asked) -> str:
+        """The image-text model."""
+        return self.params.weights or BUILT_IN
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
-        """Standard scores of every object on the best crop of each size, of the best picture."""
+        """Standard scores of every object on the best crop of each size, of the best picture, and
+        of every colour on the crops that look most like its object.
+        """
         named = [
             claim
             for claim in claims(answer.text, asked.question, self.params.vocabulary)
-            if claim.kind == "object"
+            if claim.kind in ("object", "color")
         ]
         if not named:
             return []
@@ -65,8 +78,14 @@ class Clip(Detector):
         return [self._measured(claim, pictures) for claim in named]
 
     def _measured(self, claim: Claim, pictures: Sequence["Views"]) -> Measured:
-        words = _words((claim.subject,), self.params.weights)[0]
-        found = [_looked(views, words, _names(self.params.weights)) for views in pictures]
+        weights = self.params.weights
+        words, names = _words((claim.subject,), weights)[0], _words(coco_names(), weights)
+        if claim.kind == "color":
+            shades = tuple(dict.fromkeys((claim.value, *COLORS)))
+            tinted = _words(tuple(f"{shade} {claim.subject}" for shade in shades), weights)
+            tints = [_tinted(views, words, names, tinted) for views in pictures]
+            return _colored(claim, shades, max(tints, key=lambda scores: float(scores[0])))
+        found = [_looked(views, words, names) for views in pictures]
         return Measured(claim, *max(found, key=lambda one: sum(one[0].values())))
 
 
@@ -100,34 +119,58 @@ def _words(names: tuple[str, ...], weights: str | None) -> Vectors:
     return unit
 
 
-def _names(weights: str | None) -> Vectors:
-    return _words(coco_names(), weights)
-
-
 def _one(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _standing(views: Views, words: Vectors, names: Vectors) -> Vectors:
+    """Of each crop [N], how much more it looks like the words than like the names."""
+    others = views.vectors @ names.T
+    found: Vectors = (views.vectors @ words - others.mean(1)) / others.std(1)
+    return found
 
 
 def _looked(
     views: Views, words: Vectors, names: Vectors
 ) -> tuple[dict[str, float], dict[str, JsonValue]]:
     """The best standard score of each size, and what the best crop is."""
-    own, others = views.vectors @ words, views.vectors @ names.T
-    scores = (own - others.mean(1)) / others.std(1)
+    scores = _standing(views, words, names)
     features = {
         size: max(float(s) for s, of in zip(scores, views.sizes, strict=True) if of == size)
         for size in SIZES
     }
     best = int(scores.argmax())
+    own, others = views.vectors[best] @ words, views.vectors[best] @ names.T
     shown: dict[str, JsonValue] = {
-        "similarity": float(own[best]),
+        "similarity": float(own),
         "crop": list(views.boxes[best]),
-        "better": float((others[best] < own[best]).mean()),
+        "better": float((others < own).mean()),
     }
     return features, shown
 
 
+def _tinted(views: Views, words: Vectors, names: Vectors, tinted: Vectors) -> Vectors:
+    """Standard scores of the object in each shade on the crops that look most like it [shades]."""
+    best = np.argsort(-_standing(views, words, names), kind="stable")[:CROPS]
+    found = views.vectors[best] @ tinted.T
+    scores: Vectors = ((found - found.mean(1, keepdims=True)) / found.std(1, keepdims=True)).mean(0)
+    return scores
+
+
+def _colored(claim: Claim, shades: Sequence[str], scores: Vectors) -> Measured:
+    """The first shade is the claimed one."""
+    best = shades[int(scores.argmax())]
+    shown: dict[str, JsonValue] = {"instead": best if best != claim.value else None}
+    return Measured(claim, {"color": float(scores[0])}, shown)
+
+
 def _reason(one: Measured) -> str:
+    if one.claim.kind == "color":
+        other = one.evidence["instead"]
+        told = f"{other!r} fits better than" if other else "no other colour fits better than"
+        return (
+            f"Where the picture looks most like {one.claim.subject!r}, {told} {one.claim.value!r}."
+        )
     better, similarity = one.evidence["better"], one.evidence["similarity"]
     assert isinstance(better, float)
     assert isinstance(similarity, float)

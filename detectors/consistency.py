@@ -47,7 +47,7 @@ class Consistency(Detector):
                 reason=f"{silent} of {len(others)} other answers of the same model do not say"
                 f" {claim.said!r}.",
                 detector=self.name,
-                evidence={"silent": silent, "answers": len(others)},
+                evidence={"silent": silent, "answers": len(others), "kind": claim.kind},
             )
 
     def _again(self, asked: Asked) -> list[set[tuple[str, ...]]]:

@@ -74,6 +74,7 @@ class Ocr(Detector):
                     "read": [line.text for line in lines],
                     "similarity": share,
                     "box": list(best.box) if best else None,
+                    "kind": claim.kind,
                 },
             )
 

@@ -35,7 +35,11 @@ class Uncertainty(Detector):
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each claim."""
         found = self.measure(answer, images, asked)
-        return scored(self.name, asked.model, found, _reason)
+        return scored(self.name, self.rests_on(answer, asked), found, _reason)
+
+    def rests_on(self, answer: Answer, asked: Asked) -> str:
+        """The model that answered."""
+        return asked.model
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """Entropies, probabilities, shifts and ranks of every claim's tokens."""

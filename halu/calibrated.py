@@ -1,12 +1,12 @@
 """Calibrations that were kept: one readable JSON file for each model shape and strategy."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from halu.calibration.folder import folder
 from halu.errors import Failed
 from halu.strategy import ModelFacts
 from halu.types import Record
@@ -32,13 +32,6 @@ class Calibration(Record):
     pictures: str
     command: str
     details: dict[str, Any] = Field(default_factory=dict)
-
-
-def folder() -> Path:
-    """Where calibrations lie: under $HALU_CACHE, else the user's cache folder."""
-    base = os.environ.get("HALU_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    own = Path(base) if base else Path.home() / ".cache"
-    return (own if os.environ.get("HALU_CACHE") else own / "halu") / "calibration"
 
 
 def path(model: ModelFacts, strategy: str) -> Path:

@@ -1,14 +1,14 @@
 """Sentences labelled by detectors, as SENTINEL does (Peng et al., arXiv:2507.12455).
 
 A sentence is hallucinated if it names something that is not there, clean if it names something and
-all of it is there, and uncertain or empty otherwise.
+all of it is there, and uncertain or empty otherwise. Numbers, colours and places play no part.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from halu.claims import claims
+from halu.claims import ATTRIBUTES, claims
 from halu.detector import Asked, Detector, Images, find, stated
 
 
@@ -62,6 +62,8 @@ class Judge:
         names = {one.subject for one in claims(sentence) if one.kind == "object"}
         worst: dict[tuple[int, int], float] = {}
         for one in find(stated(sentence), self.images, self.using, self.asked):
+            if one.evidence.get("kind") in ATTRIBUTES:
+                continue
             place = one.start, one.stop
             worst[place] = max(worst.get(place, 0.0), one.score)
         wrong = sum(score >= self.hallucinated for score in worst.values())

@@ -1,21 +1,27 @@
-"""Measurements to a probability: logistic curves that were fitted on the built-in world and ship
-with the detectors.
+"""Measurements to a probability: logistic curves, those that ship with the detectors and those that
+a user has fitted.
 
-`benchmarks/detectors.py` fits them. A curve belongs to a detector and to what it was fitted for: a
-language model for those that read its trace, an image model for those that look at the picture.
+A curve belongs to a detector and to what it was fitted for: a language model for those that read
+its trace, an image model for those that look at the picture. `benchmarks/detectors.py` fits those
+that ship, on the built-in world; `halu calibrate` fits others, which then go first.
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from hashlib import sha256
 from importlib.resources import files
 from math import exp
+from pathlib import Path
+from re import sub
 from typing import NamedTuple, Protocol
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
+from halu.calibration.folder import folder
 from halu.claims import Claim
 from halu.detector import Asked, Images
+from halu.errors import Failed
 from halu.types import Answer, Finding, Record
 
 FILE = "calibration.json"
@@ -34,6 +40,9 @@ class Measures(Protocol):
 
     def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
         """The measurements of each claim that it has an opinion on."""
+
+    def rests_on(self, answer: Answer, asked: Asked) -> str:
+        """The model that its measurements come from, for which its curve must be fitted."""
 
 
 class Term(Record):
@@ -68,7 +77,9 @@ class Curve(Record):
 
 @lru_cache(maxsize=1)
 def curves() -> dict[str, dict[str, Curve]]:
-    """Every curve that ships, by detector and what it was fitted for."""
+    """Every curve that ships: by detector, where it has several also the kind of claim ("objects
+    count"); and by what it was fitted for.
+    """
     raw = json.loads(files("halu.detectors").joinpath(FILE).read_text("utf-8"))
     return {
         detector: {name: Curve.model_validate(one) for name, one in own.items()}
@@ -76,22 +87,56 @@ def curves() -> dict[str, dict[str, Curve]]:
     }
 
 
-def scored(
-    detector: str, wanted: str, found: Iterable[Measured], reason: Callable[[Measured], str]
-) -> Iterator[Finding]:
-    """Measurements as findings, by the detector's curve for the model that is `wanted`; for want
-    of it by the first one fitted, which the reason then says.
+def table(detector: str, kind: str) -> str:
+    """The detector's curve for a kind of claim: its own if it has one, else that of objects."""
+    return f"{detector} {kind}" if f"{detector} {kind}" in curves() else detector
+
+
+def called(model: str) -> str:
+    """A model's name; of a folder, the whole path."""
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
+
+
+def place(detector: str, model: str) -> Path:
+    """The file of a curve that a user has fitted; `detector` as in `table`."""
+    full = f"{detector}-{called(model)}"
+    name = sub(r"[^\w.-]+", "-", full)[-80:].strip("-")
+    return folder() / f"{name}-{sha256(full.encode()).hexdigest()[:8]}.json"
+
+
+def chosen(detector: str, kind: str, model: str) -> Curve:
+    """The curve for a model: a user's, else the one that ships, else the first that ships.
+
+    Raises:
+        Failed: if a user's file is damaged.
     """
-    own = curves()[detector]
-    fitted = own.get(wanted) or next(iter(own.values()))
-    other = f" The score is a guess: it was fitted for {fitted.fitted_for}, not for this model."
-    note = other if fitted.fitted_for != wanted else ""
+    name = table(detector, kind)
+    file = place(name, model)
+    if file.is_file():
+        try:
+            return Curve.model_validate_json(file.read_text("utf-8"))
+        except (OSError, ValidationError) as error:
+            raise Failed(f"{file} is damaged.", hint="Delete it, or run halu calibrate.") from error
+    own = curves()[name]
+    return own.get(model) or next(iter(own.values()))
+
+
+def scored(
+    detector: str, model: str, found: Iterable[Measured], reason: Callable[[Measured], str]
+) -> Iterator[Finding]:
+    """Measurements as findings, by the detector's curve for the model; for want of it by another,
+    which the reason then says.
+    """
+    known: dict[str, Curve] = {}
     for one in found:
+        kind = one.claim.kind
+        curve = known[kind] = known.get(kind) or chosen(detector, kind, model)
+        other = f" The score is a guess: it was fitted for {curve.fitted_for}, not for this model."
         yield Finding(
             start=one.claim.start,
             stop=one.claim.stop,
-            score=fitted.probability(one.features),
-            reason=reason(one) + note,
+            score=curve.probability(one.features),
+            reason=reason(one) + (other if curve.fitted_for != called(model) else ""),
             detector=detector,
-            evidence={**one.evidence, "fitted_for": fitted.fitted_for},
+            evidence={**one.evidence, "kind": kind, "fitted_for": curve.fitted_for},
         )

@@ -47,7 +47,8 @@ def checked(model: type[Model], values: Mapping[str, Any], what: str, prefix: st
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"][0].lower() + first["msg"][1:]
+        said = first["msg"].removeprefix("Value error, ")
+        reason = said[0].lower() + said[1:]
         text = f"{what.capitalize()} {where}={first['input']!r}: {reason}."
         raise BadInput(text, param=prefix + where) from None
 

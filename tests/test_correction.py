@@ -196,12 +196,13 @@ def test_detectors_of_sentences_must_look_at_the_picture(
 
 
 def test_a_silent_end_is_marked_inside_the_text() -> None:
-    from halu.decoders.sentinel import Candidate, Sentences, Sentinel
     from halu.detector import Asked
+    from halu.drafting import Candidate, Manner, Sentences
     from halu.labelling import Judge
 
     judge = Judge([], [], Asked(), 0.5, 0.3)
-    search = Sentences(Sentinel.Params(), lambda ids: "".join(map(chr, ids)), judge)
+    manner = Manner(10, 2, False, 0.7, 0.5, 80)
+    search = Sentences(manner, lambda ids: "".join(map(chr, ids)), judge)
     search.before = list(map(ord, "A dog. "))
     search.lanes = [Candidate([*search.before, 32])]
     search._remark(search.lanes[0])
@@ -263,8 +264,9 @@ def test_verdicts_are_the_released_programs() -> None:
     for word in {word for names in asked["objects"] for word in names}:
         lemma = asked["lemmas"].get(word, word)
         name = asked["synonyms"].get(lemma, lemma)
-        one = Found("grounding-dino", sure if lemma in asked["dino_labels"] else None, True)
-        other = Found("owlv2", sure if name in asked["yolo_found"] else None, name in labels)
+        one = Found("grounding-dino", [sure] if lemma in asked["dino_labels"] else [])
+        seen = [sure] if name in asked["yolo_found"] else []
+        other = Found("owlv2", seen if name in labels else None)
         told = {"real": "real", "hallucinated": "hallu", "uncertain": "uncertain"}
         assert lemma in wanted[told[verdict((one, other))]]
 
@@ -435,10 +437,8 @@ class Empty:
         ("A dog.", "A dog, a cow and a cat.", "dropped 'cow'"),
     ],
 )
-def test_what_a_corrector_wrote_is_read_again(
-    reply: str, wanted: str, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new, (change,) = corrected("A dog, a cow and a cat.", PROMPT, monkeypatch, reply)
+def test_what_a_corrector_wrote_is_read_again(reply: str, wanted: str, how: str) -> None:
+    new, (change,) = corrected("A dog, a cow and a cat.", PROMPT, reply)
     assert new == wanted
     assert how in change.reason
     assert 0 <= change.start < change.stop <= len(new)
@@ -453,20 +453,18 @@ def test_what_a_corrector_wrote_is_read_again(
         ("No.", "No."),
     ],
 )
-def test_yes_to_what_is_not_there_becomes_no(
-    said: str, wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new, changes = corrected(said, "Is there a cat in the image?", monkeypatch)
+def test_yes_to_what_is_not_there_becomes_no(said: str, wanted: str) -> None:
+    new, changes = corrected(said, "Is there a cat in the image?")
     assert new == wanted
     assert len(changes) == (said != wanted)
-    assert corrected("Yes", "Is there a dog in the image?", monkeypatch) == ("Yes", ())
+    assert corrected("Yes", "Is there a dog in the image?") == ("Yes", ())
 
 
 def corrected(
-    text: str, question: str, monkeypatch: pytest.MonkeyPatch, reply: str | None = None
+    text: str, question: str, reply: str | None = None
 ) -> tuple[str, tuple[Finding, ...]]:
     """The text without its cat, by rules, or as a corrector with this reply has it."""
-    from halu.decoders.woodpecker import Corrector, Woodpecker
+    from halu.correcting import Corrector
     from halu.detector import Asked
 
     class Cats(Says):
@@ -477,13 +475,9 @@ def corrected(
                     place = {"start": one.start, "stop": one.stop}
                     yield Finding(**place, score=score, reason="told", detector="says")
 
-    class Ctx:
-        request = asking(Image.new("RGB", (40, 40)), question)
-
-    params = Woodpecker.Params(corrector="rules" if reply is None else "model")
-    correct = Corrector(Ctx(), params, [Cats()])
-    monkeypatch.setattr(Corrector, "_rewritten", lambda *_: reply)
-    return correct(text)
+    request = asking(Image.new("RGB", (40, 40)), question)
+    rewrite = None if reply is None else lambda _text, _facts: reply
+    return Corrector(request, [Cats()], 0.5, "detectors", str, rewrite)(text)
 
 
 def test_woodpecker_corrects_no_quoted_words(vlm: VLM, pictures: list[Image.Image]) -> None:

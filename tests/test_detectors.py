@@ -348,6 +348,10 @@ def test_detect_prints_findings_or_json(halu: Any, tmp_path: Any, scene: Image.I
         (("-d", "clip", "-d", "clip"), "twice"),
         (("-d", "clip:threshold=2"), "threshold=2"),
         (("-d", "attention"), "attention"),
+        (("-d", "consistency"), "consistency"),
+        (("-d", "clip:threshold"), "KEY=VALUE"),
+        (("-d", "objects:dino=here"), "dino='here': it is used with finders=open alone"),
+        (("-d", "clip:weights=nothing"), "folder, a hub id or MODEL:TAG"),
     ],
 )
 def test_wrong_calls_are_one_line(
@@ -358,6 +362,63 @@ def test_wrong_calls_are_one_line(
     code, out, err = halu("detect", path, "A dog.", *args)
     assert (code, out) == (2, "")
     assert says in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("objects:finders=open:dino=./gone", "'./gone' cannot be loaded. There is no such folder"),
+        ("objects:finders=open:dino=some/finder", "'hf download some/finder' fetches them"),
+        ("clip:weights=some/clip", "'hf download some/clip' fetches them"),
+        ("clip:weights=ViT-B-99:openai", "'ViT-B-99:openai' cannot be loaded. Model config for"),
+    ],
+)
+def test_weights_that_are_not_here_are_one_line(
+    name: str,
+    says: str,
+    halu: Any,
+    tmp_path: Any,
+    scene: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    scene.save("scene.png")
+    code, out, err = halu("detect", "scene.png", "A dog.", "-d", name)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert "value error" not in err.lower()
+
+
+@pytest.mark.parametrize("text", ["", " ", "It is a sunny day.", "一只狗", "Der Hund ist da."])
+def test_detect_prints_nothing_found_where_nothing_is_claimed(
+    text: str, halu: Any, tmp_path: Any, scene: Image.Image
+) -> None:
+    path = tmp_path / "scene.png"
+    scene.save(path)
+    assert halu("detect", path, text, "-d", "objects") == (0, "No findings.\n", "")
+
+
+def test_detect_reads_ten_thousand_words(halu: Any, tmp_path: Any, scene: Image.Image) -> None:
+    path = tmp_path / "scene.png"
+    scene.save(path)
+    text = "There is a dog near two cars on the left. " * 1000
+    code, out, err = halu("detect", path, text, "-d", "objects:threshold=0", "--json")
+    assert (code, err) == (0, "")
+    assert len(json.loads(out)["findings"]) >= 2000
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_detect_refuses_bad_pictures_in_one_line(
+    content: bytes | None, halu: Any, tmp_path: Any
+) -> None:
+    path = tmp_path / "scene.png"
+    if content is not None:
+        path.write_bytes(content)
+    code, out, err = halu("detect", path, "A dog.")
+    assert (code, out) == (2, "")
     assert err.count("\n") == 1
 
 

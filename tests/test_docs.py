@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "halu.adapters": "attention errors layout models prompt strategy torchvision_shim types",
     "halu.grounding": "errors images layout models registry scenes torchvision_shim types",
     "halu.decoders": (
-        "attention claims constants conversation detector endpoint errors grounding labelling"
-        " layers layout prompt regions retrieval rules search strategy types views"
+        "attention claims constants conversation correcting detector drafting endpoint errors"
+        " finishing grounding labelling layers layout prompt regions retrieval rules search"
+        " strategy types views"
     ),
     "halu.claims": "grounding.nouns",
     "halu.detector": "conversation errors images registry types",
     "halu.labelling": "claims detector",
-    "halu.logistic": "claims detector types",
+    "halu.logistic": "calibration.folder claims detector errors types",
     "halu.detectors": "claims detector errors grounding images logistic types",
     "halu.eval": (
         "claims detector endpoint engine errors examining images registry scenes types vlm weights"

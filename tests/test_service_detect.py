@@ -47,6 +47,13 @@ def test_a_text_that_somebody_wrote(served: Any, scene: Any) -> None:
     assert served.post("/v1/detect", **{**body, "text": ""}).json()["findings"] == []
 
 
+@pytest.mark.parametrize("text", [" ", "It is a sunny day.", "一只狗", "Der Hund ist da."])
+def test_silence_where_nothing_is_claimed(served: Any, scene: Any, text: str) -> None:
+    body = {"image": uri(scene), "text": text, "detectors": ["clip", "objects"]}
+    reply = served.post("/v1/detect", **body)
+    assert (reply.status_code, reply.json()["findings"]) == (200, [])
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -55,6 +62,9 @@ def test_a_text_that_somebody_wrote(served: Any, scene: Any) -> None:
         ({"detectors": ["clip", "clip"]}, "detectors"),
         ({"detectors": ["uncertainty"]}, "detectors"),
         ({"text": "x" * 20_000}, "text"),
+        ({"text": "A dog. " * 5_000}, "text"),
+        ({"image": "data:image/png;base64,AAAA"}, "image"),
+        ({"detectors": ["objects:finders=open"]}, "detector"),
         ({"image": "https://example.com/a.png"}, None),
         ({"more": 1}, "more"),
     ],

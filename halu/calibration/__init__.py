@@ -1,8 +1,10 @@
-"""Facts about a model that some strategies need, computed where nobody has published them.
+"""Facts about a model that some strategies and detectors need, computed where nobody has published
+them.
 
 `halu calibrate MODEL STRATEGY` runs the computation and keeps its result (`store`). VAR and AD-HH,
 which cannot run without, find it by the model's shape; ZeroTuning and ACT run on all heads unless
-they are given the profile as a parameter.
+they are given the profile as a parameter. Detectors' curves (`detecting`) are found by the model's
+name.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Source:
     images: Path | None = None
     annotations: Path | None = None
     data: Path | None = None
+    captions: Path | None = None
 
     def check(self, strategy: str) -> None:
         """Refuse what does not fit, before a model is loaded.
@@ -40,12 +43,16 @@ class Source:
             Unsupported: for a strategy that needs no calibration.
             BadInput: for an option that the strategy's calibration does not use.
         """
+        from halu.calibration.detecting import calibrated
+
         if strategy not in KNOWN:
             raise Unsupported(
                 f"Strategy {strategy!r} has nothing to calibrate.",
-                hint=f"These have: {', '.join(KNOWN)}.",
+                hint=f"These have: {', '.join(KNOWN)}; and detectors: {', '.join(calibrated())}.",
                 param="strategy",
             )
+        if self.captions is not None:
+            raise BadInput("--captions is for detectors.", param="captions")
         if self.n < 1:
             raise BadInput(f"--n must be at least 1, not {self.n}.", param="n")
         if (self.data is not None) and strategy not in PROFILED:

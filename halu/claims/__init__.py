@@ -4,8 +4,8 @@ with its place in the text.
 English only, by rules; text in another language makes no claims. Knows no model and no picture.
 """
 
-from halu.claims.claim import Claim, Kind, Vocabulary
+from halu.claims.claim import ATTRIBUTES, Claim, Kind, Vocabulary
 from halu.claims.reading import claims
 from halu.claims.vocabulary import coco_names
 
-__all__ = ["Claim", "Kind", "Vocabulary", "claims", "coco_names"]
+__all__ = ["ATTRIBUTES", "Claim", "Kind", "Vocabulary", "claims", "coco_names"]

@@ -5,6 +5,8 @@ from typing import Literal
 
 Kind = Literal["object", "count", "color", "position", "text"]
 Vocabulary = Literal["coco", "open"]
+ATTRIBUTES: frozenset[Kind] = frozenset({"count", "color", "position"})
+"""Kinds of claims that say something of an object which another claim names."""
 
 
 @dataclass(frozen=True, slots=True)

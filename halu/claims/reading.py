@@ -11,7 +11,7 @@ from halu.claims.quotes import quoted
 from halu.claims.sentences import ENGLISH, Word, is_english, sentences, words
 from halu.claims.vocabulary import COLORS, NUMBERS
 
-_PLACES = {
+PLACES = {
     "left": "left",
     "right": "right",
     "middle": "middle",
@@ -20,7 +20,9 @@ _PLACES = {
     "top": "top",
     "bottom": "bottom",
 }
-_RELATIONS = {"above": "top", "below": "bottom", "beneath": "bottom", "under": "bottom"}
+"""Words after "the" that name a place, and the place."""
+RELATIONS = {"above": "top", "below": "bottom", "beneath": "bottom", "under": "bottom"}
+"""Words that name a place beside another thing, and the place."""
 _PICTURE = frozenset({"image", "picture", "photo", "photograph", "scene", "frame"})
 _BEFORE_NAME = 5
 """Most words between a number or colour and the object that it belongs to."""
@@ -83,14 +85,10 @@ def _positions(sentence: Sequence[Word], named: Sequence[Mention]) -> Iterator[C
     """Places in "a dog on the left", "on the left, a dog", "a dog to the left of a cat"."""
     for index, word in enumerate(sentence):
         before = [other.text for other in sentence[max(0, index - 2) : index]]
-        if (
-            word.text in _PLACES
-            and before[-1:] == ["the"]
-            and before[0] in ("on", "to", "in", "at")
-        ):
-            first, value = index - 2, _PLACES[word.text]
-        elif word.text in _RELATIONS:
-            first, value = index, _RELATIONS[word.text]
+        if word.text in PLACES and before[-1:] == ["the"] and before[0] in ("on", "to", "in", "at"):
+            first, value = index - 2, PLACES[word.text]
+        elif word.text in RELATIONS:
+            first, value = index, RELATIONS[word.text]
         else:
             continue
         claim = _placed(sentence, named, first, index, value)
@@ -105,7 +103,7 @@ def _placed(
     tail = last + 1
     if tail < len(sentence) and sentence[tail].text in ("side", "corner", "part"):
         tail += 1
-    relative = value in _RELATIONS.values() and first == last
+    relative = value in RELATIONS.values() and first == last
     if relative or (tail < len(sentence) and sentence[tail].text == "of"):
         near = [word.text for word in sentence[tail : tail + 4]]
         other = next((one for one in named if tail <= one.first <= tail + 3), None)

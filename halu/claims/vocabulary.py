@@ -20,6 +20,7 @@ NUMBERS = {
     )
 }
 NUMBERS["twenty"] = 20
+_PLURALS = {"person": "people", **{one: one for one in ("sheep", "broccoli", "skis", "scissors")}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +80,11 @@ def plurals(known: set[str]) -> Iterator[tuple[str, str]]:
             plural = word + "s"
         if plural not in known:
             yield plural, word
+
+
+def plural(name: str) -> str:
+    """Of one of COCO's names, or of another noun by rule."""
+    *before, last = name.split()
+    irregular = {one: several for several, one in table()["irregular"].items()} | _PLURALS
+    known = irregular.get(last) or next((several for several, _ in plurals({last})), last)
+    return " ".join([*before, known])

@@ -1,6 +1,7 @@
 """KEY=VALUE on the command line."""
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,6 @@ def value(text: str) -> Any:
 
 
 def strategy_with_parameters(text: str) -> tuple[str, dict[str, Any]]:
-    """`"vcd"` or `"vcd:alpha=0.5:beta=0.2"`."""
-    name, *pairs = text.split(":")
-    return name, parameters(pairs)
+    """`"vcd"` or `"vcd:alpha=0.5:beta=0.2"`; a colon that no KEY= follows belongs to a value."""
+    name, colon, rest = text.partition(":")
+    return name, parameters(re.split(r":(?=\w+=)", rest) if colon else ())

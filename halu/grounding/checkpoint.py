@@ -1,7 +1,9 @@
 """Models of other makers, through transformers: whole, from safetensors, or refused in a line."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from halu.errors import BadInput, Unavailable
@@ -34,5 +36,16 @@ def named(source: str, name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise Unavailable(f"{name} weights {source!r} cannot be loaded.", hint=first) from error
+        hint = why_not(source, error)
+        raise Unavailable(f"{name} weights {source!r} cannot be loaded.", hint=hint) from error
+
+
+def why_not(source: str, error: Exception) -> str:
+    """What to do where a folder or hub id could not be loaded: one line."""
+    path_like = source.startswith(("/", ".", "~"))
+    if path_like and not Path(source).exists():
+        return "There is no such folder."
+    if source.count("/") == 1 and not path_like and not Path(source).is_dir():
+        return f"They are not here: 'hf download {source}' fetches them, or name a folder instead."
+    first = re.split(r"\n|: |(?<=\.) ", str(error).strip())[0]
+    return f"{first.removesuffix('.')}."

@@ -6,9 +6,11 @@ blocks of the image tower, summed. (Gradient times activation points at things a
 other places next to them last, so that a mask made from it cuts into what is asked about.)
 """
 
+import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from halu import models, torchvision_shim
 from halu.errors import BadInput, Unavailable, Unsupported
 from halu.grounding import Relevance, Vectors
+from halu.grounding.checkpoint import why_not
 from halu.grounding.squares import normalized, place
 
 torchvision_shim.apply()
@@ -138,7 +141,7 @@ def _loaded(weights: str | None) -> tuple[Any, Any]:
             f"No open_clip checkpoint {name!r}.", hint="Give a folder, a hub id or MODEL:TAG."
         )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # about activations and tokenizers, not for users
             if name.startswith("hf-hub:"):
                 hub = hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json")
@@ -146,8 +149,23 @@ def _loaded(weights: str | None) -> tuple[Any, Any]:
             model, _, _ = open_clip.create_model_and_transforms(name, tag, require_pretrained=True)
             return model, open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise Unavailable(f"CLIP weights {weights!r} cannot be loaded.", hint=first) from error
+        hint = why_not(str(weights), error)
+        raise Unavailable(f"CLIP weights {weights!r} cannot be loaded.", hint=hint) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what open_clip tells the root logger, which is in its exceptions as well."""
+    root = logging.getLogger()
+
+    def others(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root.addFilter(others)
+    try:
+        yield
+    finally:
+        root.removeFilter(others)
 
 
 def _is_transformer(tower: Any) -> bool:

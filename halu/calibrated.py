@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from halu.calibration.folder import folder
 from halu.errors import Failed
+from halu.folder import folder
 from halu.strategy import ModelFacts
 from halu.types import Record
 

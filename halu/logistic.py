@@ -18,10 +18,10 @@ from typing import NamedTuple, Protocol
 
 from pydantic import Field, JsonValue, ValidationError
 
-from halu.calibration.folder import folder
 from halu.claims import Claim
 from halu.detector import Asked, Images
 from halu.errors import Failed
+from halu.folder import folder
 from halu.types import Answer, Finding, Record
 
 FILE = "calibration.json"

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "halu.claims": "grounding.nouns",
     "halu.detector": "conversation errors images registry types",
     "halu.labelling": "claims detector",
-    "halu.logistic": "calibration.folder claims detector errors types",
+    "halu.logistic": "claims detector errors folder types",
     "halu.detectors": "claims detector errors grounding images logistic types",
     "halu.eval": (
         "claims detector endpoint engine errors examining images registry scenes types vlm weights"

@@ -63,7 +63,7 @@ def test_silence_where_nothing_is_claimed(served: Any, scene: Any, text: str) ->
         ({"detectors": ["uncertainty"]}, "detectors"),
         ({"text": "x" * 20_000}, "text"),
         ({"text": "A dog. " * 5_000}, "text"),
-        ({"image": "data:image/png;base64,AAAA"}, "image"),
+        ({"image": "data:image/png;base64,AAAA"}, None),
         ({"detectors": ["objects:finders=open"]}, "detector"),
         ({"image": "https://example.com/a.png"}, None),
         ({"more": 1}, "more"),

@@ -1,4 +1,4 @@
-"""Where calibrations lie."""
+"""The folder of what was found out about models, for strategies and for detectors."""
 
 import os
 from pathlib import Path

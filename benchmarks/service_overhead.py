@@ -5,8 +5,8 @@ in one run; and how fast a refusal comes.
     python benchmarks/service_overhead.py --model random --rounds 5
 
 `tiny-llava` takes so little for a token that the ratio is the worst there is; `random` is the
-randomly initialised LLaVA of 301 M parameters that benchmarks/decode.py measures, saved to a folder
-for the time of the run and served from there.
+random LLaVA of 300 M parameters that benchmarks/decode.py measures on a CPU, saved to a folder for
+the time of the run and served from there.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from decode import SIZE
 from service_process import DESCRIBE, chat, percentile, picture_uri, serving, written
+from shapes import ON_CPU
 
 import halu
 from halu.service.intake import from_data_uri
@@ -37,7 +37,7 @@ def source(model: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / RANDOM
-        made = random_adapter("llava", SIZE)
+        made = random_adapter(*ON_CPU["LLaVA of 300 M"])
         made.release()
         made.model.save_pretrained(place)
         made.processor.save_pretrained(place)

@@ -91,6 +91,18 @@ def test_a_stream_says_the_same_piece_by_piece(client: Any, stock: Any) -> None:
     assert usage.completion_tokens > 2
 
 
+def test_logprobs_are_those_of_the_rule(client: Any, stock: Any) -> None:
+    reply = client.chat.completions.create(**body("vcd", 1, logprobs=True, top_logprobs=2))
+    options = {"strategy": "vcd", "max_new_tokens": 16, "logprobs": 2}
+    (known,) = stock("tiny-llava").generate([asking(picture(1), QUESTION, **options)])
+    told = reply.choices[0].logprobs.content
+    assert [one.token for one in told] == [token.text for token in known.tokens]
+    wanted = [token.logprob for token in known.tokens]
+    assert [one.logprob for one in told] == pytest.approx(wanted, abs=1e-3)
+    tops = [[other.text for other in token.top or ()] for token in known.tokens]
+    assert [[other.token for other in one.top_logprobs] for one in told] == tops
+
+
 def test_one_token_can_be_streamed(client: Any) -> None:
     sent = {**body("vcd", 1), "max_tokens": 1, "stream": True}
     *_, last = client.chat.completions.create(**sent)

@@ -57,7 +57,8 @@ def _attention(layer: Any) -> Any:
         kinds = ", ".join(type(each.impl).__name__ for each in found) or "nothing"
         raise Failed(
             f"A decoder layer's attention is {kinds}, not halu's.",
-            hint="Let vLLM load the plugin: VLLM_PLUGINS must be unset or name halu.",
+            hint="VLLM_PLUGINS must be unset or name halu; on GPUs --attention-backend must be"
+            " FLASH_ATTN or TRITON_ATTN.",
         )
     check_plain(found[0].impl)
     return found[0]

@@ -69,7 +69,9 @@ async def chat(
 ) -> Asked:
     """The requests of a chat completion: `n` of them, whose seeds follow one another."""
     model, suffix = named(asked.model, served)
-    strategy = _one(asked.halu.strategy, suffix, header) or settings.strategy
+    strategy = _one(asked.halu.strategy, suffix, header)
+    if not strategy and any(isinstance(p, ImagePart) for m in asked.messages for p in m.parts):
+        strategy = settings.strategy
     arm = Arm(strategy=strategy, params=asked.halu.params)
     n = asked.n or 1
     _most("n", n, settings.max_choices)

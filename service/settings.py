@@ -111,7 +111,9 @@ class Settings(BaseSettings):
     fetch_seconds: float = Field(10.0, gt=0, description="To fetch one picture, redirects too.")
     max_fetches: int = Field(8, ge=1, description="Pictures fetched at the same time.")
 
-    strategy: str = Field("", description="Where a request names none; empty: plain decoding.")
+    strategy: str = Field(
+        "", description="Of requests that show a picture and name none; empty: plain decoding."
+    )
     listed_strategies: Words = Field(
         (), description="Listed with every model as MODEL@STRATEGY, for apps that pick from a list."
     )

@@ -162,6 +162,8 @@ def test_an_operators_strategy_is_used_where_a_request_names_none(scene: Any) ->
         for halu_field, name in (({}, "vhr"), ({"strategy": "greedy"}, "greedy")):
             reply = server.chat(scene, "Is there a dog?", max_tokens=2, halu=halu_field)
             assert reply.json()["halu"]["strategy"]["name"] == name
+        words_alone = server.chat("Hello?", max_tokens=2).json()
+        assert words_alone["halu"]["strategy"]["name"] == "greedy"
         listed = [one["id"] for one in server.get("/v1/models").json()["data"]]
     assert listed == ["tiny-llava", "tiny-llava@vcd", "tiny-llava@vhr+ritual"]
 

@@ -1,5 +1,5 @@
 # vLLM's own image with halu in it, for deploy/vllm.yaml. Written with care; it has not been built
-# yet, since no container engine ran where halu was written.
+# yet.
 #
 #   docker build -f deploy/vllm.Dockerfile -t halu-vllm:0.1.0 .
 

@@ -7,8 +7,9 @@ route as it came.
 
 import asyncio
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -24,7 +25,7 @@ from halu.service.deployment import Deployment, deployment
 from halu.service.doorway import LOCAL
 from halu.service.logs import log
 from halu.service.schema import ChatRequest
-from halu.service.settings import read_settings
+from halu.service.settings import Settings, read_settings
 from halu.service.shelf import Served
 from halu.vllm.asked import Asked
 from halu.vllm.settings import settings_of
@@ -32,8 +33,30 @@ from halu.vllm.settings import settings_of
 CHAT = "/v1/chat/completions"
 METRICS = "/halu/metrics"
 OWN = {"/v1/strategies": listing.strategies, "/v1/detectors": listing.detectors}
-FIXED = ("backend", "models", "device", "dtype", "host", "port", "vllm")
-"""Settings that the server itself decides."""
+USED = (
+    "deadline_seconds",
+    "default_tokens",
+    "fetch_seconds",
+    "image_seconds",
+    "max_choices",
+    "max_detectors",
+    "max_fetches",
+    "max_image_mib",
+    "max_images",
+    "max_messages",
+    "max_new_tokens",
+    "max_pixels",
+    "max_rows",
+    "max_rows_per_request",
+    "max_text",
+    "remote_hosts",
+    "remote_http",
+    "remote_images",
+    "remote_networks",
+    "strategy",
+    "strategy_params",
+)
+"""Settings that hold here. The others are vLLM's affair, keys and the limits of the doorway too."""
 SHARED = {"strategy", "params"}
 """What a request and one branch of it both have."""
 
@@ -69,10 +92,7 @@ class Endpoint:
         config = engine_client.vllm_config
         names = args.served_model_name or [args.model]
         own = settings_of(config.additional_config).service
-        if fixed := sorted(set(own) & set(FIXED)):
-            raise BadInput(f"The server itself decides {fixed[0]}.", param=fixed[0])
-        slots = config.scheduler_config.max_num_seqs
-        settings = read_settings({"max_rows": slots, **own, "backend": "vllm"})
+        settings = settings_here(own, config.scheduler_config.max_num_seqs)
         offered: dict[str | None, list[Served]] = {
             None: [Served(name, args.model, None) for name in names]
         }
@@ -104,6 +124,30 @@ class Endpoint:
         except Exception as error:
             log.error("failed", exc_info=error)
             return JSONResponse(refusals.body(Failed("")), Failed.status)
+
+
+def settings_here(own: Mapping[str, Any], slots: int) -> Settings:
+    """The settings of this route.
+
+    Args:
+        own: what the operator says under `service`.
+        slots: how many requests vLLM runs at once.
+
+    Raises:
+        BadInput: a setting that would be without effect here, from there or from the environment.
+        Unknown: a name that is not a setting.
+    """
+    there = {name.upper() for name in os.environ}
+    given = [
+        name for name in Settings.model_fields if name in own or f"HALU_{name.upper()}" in there
+    ]
+    if idle := sorted(set(given) - set(USED)):
+        raise BadInput(
+            f"The setting {idle[0]} has no effect in a vLLM server.",
+            hint="Use vLLM's own option, or a proxy in front.",
+            param=idle[0],
+        )
+    return read_settings({"max_rows": slots, **own, "backend": "vllm"})
 
 
 class Handed(Response):

@@ -31,6 +31,7 @@ from halu.vllm.asked import Asked
 from halu.vllm.settings import settings_of
 
 CHAT = "/v1/chat/completions"
+JSON = "application/json"
 METRICS = "/halu/metrics"
 OWN = {"/v1/strategies": listing.strategies, "/v1/detectors": listing.detectors}
 USED = (
@@ -114,7 +115,7 @@ class Endpoint:
             raise Failed("The engine is not there yet.")
         try:
             header = http.headers.get(asking.STRATEGY_HEADER)
-            wanted = translated(sent, header, site)
+            wanted = translated(sent, header, site) if _is_json(http) else None
             if wanted is None:
                 assert self.stock is not None
                 return Handed(self.stock, sent)
@@ -124,6 +125,14 @@ class Endpoint:
         except Exception as error:
             log.error("failed", exc_info=error)
             return JSONResponse(refusals.body(Failed("")), Failed.status)
+
+
+def _is_json(http: Request) -> bool:
+    """Whether the body is said to be JSON. A page of another site cannot say so without asking a
+    browser's leave first; vLLM's own route refuses what is said to be anything else.
+    """
+    kind = http.headers.get("content-type", "").partition(";")[0]
+    return kind.strip().lower() == JSON
 
 
 def settings_here(own: Mapping[str, Any], slots: int) -> Settings:
@@ -170,8 +179,8 @@ class Handed(Response):
 
 def translated(sent: bytes, header: str | None, site: Deployment) -> dict[str, Any] | None:
     """The chat in halu's terms, if it is to be answered under a strategy: one that it names in
-    `halu`, after an `@` in the model's name, in a header or in `vllm_xargs`, or one of the house.
-    None if it is vLLM's affair.
+    `halu`, after an `@` in the model's name, in a header or in `vllm_xargs`, or the operator's if
+    it shows a picture. None if it is vLLM's affair.
 
     Raises:
         BadInput: if it names one in a way that cannot be read.
@@ -191,10 +200,23 @@ def translated(sent: bytes, header: str | None, site: Deployment) -> dict[str, A
         if own is None:
             return None
     named = isinstance(model, str) and model not in site.models and "@" in model
-    if own is None and not named and not header and not site.settings.strategy:
+    usual = site.settings.strategy and _shows(body)
+    if own is None and not (named or header or usual):
         return None
     model = model or next(iter(site.models))  # vLLM lets a client leave it out
     return {**body, "model": model, "halu": own}
+
+
+def _shows(body: dict[str, Any]) -> bool:
+    """Whether a message has a picture; what the rest of the body is like is not known yet."""
+    messages = body.get("messages")
+    found = [one.get("content") for one in _listed(messages) if isinstance(one, dict)]
+    parts = [part for content in found for part in _listed(content)]
+    return any(isinstance(part, dict) and "image_url" in part for part in parts)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _options(text: Any) -> Any:

@@ -63,8 +63,8 @@ class Corrector:
             return self._rewritten(text, asked, wrong)
         cut, gone = _cut(text, wrong, asked) if wrong else (text, ())
         doubts = self._attributes(cut, asked)
-        edits = [reworded(cut, one.claim, one.value) if one.value else None for one in doubts]
-        made = [edit for edit in edits if edit is not None]
+        edits = _agreed(cut, doubts)
+        made = [*dict.fromkeys(edit for edit in edits if edit is not None)]
         new = changed(cut, made)
         moved = [_moved_finding(one, made) for one in gone]
         pairs = zip(doubts, edits, strict=True)
@@ -88,11 +88,9 @@ class Corrector:
         told = [one for one in claims(text) if one.kind in ATTRIBUTES]
         if self.attributes == "model":
             return [doubt for one in told if (doubt := self._asked(one))]
-        by_place = {(one.start, one.stop, str(one.kind)): one for one in told}
         worst: dict[Claim, Doubt] = {}
         for one in sorted(self._found(text), key=lambda one: one.score):
-            claim = by_place.get((one.start, one.stop, str(one.evidence.get("kind"))))
-            if claim is not None:
+            if claim := _judged(one, told):
                 value = one.evidence.get("instead")
                 worst[claim] = Doubt(claim, one, str(value) if value else None)
         return sorted(worst.values(), key=lambda one: one.claim.start)
@@ -169,6 +167,29 @@ def _cut(text: str, wrong: Mapping[Place, Finding], asked: str) -> Corrected:
         _change(one, place, text, GONE)
         for one, place in zip(wrong.values(), edited.places, strict=True)
     )
+
+
+def _judged(finding: Finding, told: Sequence[Claim]) -> Claim | None:
+    """The claim that a finding is about; of several in the same words, the one of its subject."""
+    where = (finding.start, finding.stop, finding.evidence.get("kind"))
+    there = [one for one in told if (one.start, one.stop, one.kind) == where]
+    subject = finding.evidence.get("subject")
+    return next((one for one in there if one.subject == subject), there[0] if there else None)
+
+
+def _agreed(text: str, doubts: Sequence[Doubt]) -> list[Edit | None]:
+    """The change by each doubt; none where no other words are known, and of words that several
+    claims share ("two dogs and cats") none unless all would change them alike.
+    """
+    edits = {one.claim: reworded(text, one.claim, one.value) for one in doubts if one.value}
+    told = [one for one in claims(text) if one.kind in ATTRIBUTES]
+
+    def stands(edit: Edit) -> bool:
+        touched = [one for one in told if one.start < edit.stop and edit.start < one.stop]
+        return all(edits.get(one) == edit for one in touched)
+
+    found = [edits.get(one.claim) for one in doubts]
+    return [edit if edit is not None and stands(edit) else None for edit in found]
 
 
 def _reworded(text: str, new: str, one: Doubt, edit: Edit | None, edits: Sequence[Edit]) -> Finding:

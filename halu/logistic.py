@@ -129,7 +129,7 @@ def scored(
     """
     known: dict[str, Curve] = {}
     for one in found:
-        kind = one.claim.kind
+        kind, subject = one.claim.kind, one.claim.subject
         curve = known[kind] = known.get(kind) or chosen(detector, kind, model)
         other = f" The score is a guess: it was fitted for {curve.fitted_for}, not for this model."
         yield Finding(
@@ -138,5 +138,10 @@ def scored(
             score=curve.probability(one.features),
             reason=reason(one) + (other if curve.fitted_for != called(model) else ""),
             detector=detector,
-            evidence={**one.evidence, "kind": kind, "fitted_for": curve.fitted_for},
+            evidence={
+                **one.evidence,
+                "kind": kind,
+                "subject": subject,
+                "fitted_for": curve.fitted_for,
+            },
         )

@@ -1,7 +1,7 @@
 """Numbers, colours and places: said otherwise, asked about, and corrected in a finished answer."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
@@ -9,7 +9,7 @@ from PIL import Image
 import halu
 from halu.claims import ATTRIBUTES, Claim, claims
 from halu.claims.questions import answered, fact, question
-from halu.claims.rewording import changed, reworded
+from halu.claims.rewording import Edit, changed, reworded
 from halu.correcting import Corrector
 from halu.detector import Asked, Detector
 from halu.scenes import draw
@@ -87,6 +87,12 @@ def test_claims_become_questions_and_facts(
     assert fact(one, value) == told
 
 
+@pytest.mark.parametrize("second", [Edit(4, 7, "six"), Edit(4, 7, "six!"), Edit(6, 9, "x")])
+def test_changes_that_overlap_are_refused(second: Edit) -> None:
+    with pytest.raises(AssertionError):
+        changed("The two dogs.", [Edit(4, 7, "six"), second])
+
+
 class Doubts(Detector):
     """Knows that there is no cat, that dogs are three, cars blue, and everything on the right."""
 
@@ -109,8 +115,8 @@ class Doubts(Detector):
 
 def corrector(**changes: Any) -> Corrector:
     request = asking(Image.new("RGB", (40, 40)), PROMPT)
-    own = {"attributes": "detectors", "ask": str, "rewrite": None, **changes}
-    return Corrector(request, [Doubts()], 0.5, **own)
+    own = {"using": [Doubts()], "attributes": "detectors", "ask": str, "rewrite": None, **changes}
+    return Corrector(request, threshold=0.5, **own)
 
 
 def test_rules_take_out_objects_and_replace_words() -> None:
@@ -134,6 +140,93 @@ def test_what_cannot_be_said_otherwise_is_told_as_still_said() -> None:
     assert new == "There is one dog and a blue car."
     assert "is still said" in changes[0].reason
     assert new[changes[0].start : changes[0].stop] == "one"
+
+
+class Numbers(Detector):
+    """Knows how many there are of each."""
+
+    name = "numbers"
+    kind = "picture"
+    known: ClassVar[dict[str, str]] = {}
+    names_subjects: ClassVar[bool] = True
+
+    def judge(self, answer: Answer, images: Any, asked: Asked) -> Iterator[Finding]:
+        for one in claims(answer.text, asked.question):
+            right = self.known.get(one.subject)
+            if one.kind == "count" and right is not None:
+                named = {"subject": one.subject} if self.names_subjects else {}
+                yield Finding(
+                    start=one.start,
+                    stop=one.stop,
+                    score=float(one.value != right),
+                    reason=f"{right} {one.subject}.",
+                    detector=self.name,
+                    evidence={"kind": one.kind, "instead": right, **named},
+                )
+
+
+SHARED: list[tuple[dict[str, str], str, list[str]]] = [
+    ({"dog": "3", "cat": "3"}, "three", [" became 'three': 3 dog.", " became 'three': 3 cat."]),
+    ({"dog": "4", "cat": "5"}, "two", [" is still said: 4 dog.", " is still said: 5 cat."]),
+    ({"dog": "4", "cat": "2"}, "two", [" is still said: 4 dog."]),
+    ({"dog": "2", "cat": "4"}, "two", [" is still said: 4 cat."]),
+    ({"dog": "4"}, "two", [" is still said: 4 dog."]),
+]
+
+
+@pytest.mark.parametrize(("known", "number", "reasons"), SHARED)
+@pytest.mark.parametrize("by", ["detectors", "model"])
+def test_words_of_several_subjects_change_if_all_agree(
+    known: dict[str, str], number: str, reasons: list[str], by: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(Numbers, "known", known)
+
+    def ask(words: str) -> str:
+        return next((n for name, n in known.items() if f"many {name}" in words), "I cannot tell.")
+
+    own = corrector(attributes=by, ask=ask, using=[Numbers()])
+    new, changes = own("There are two red dogs and cats.")
+    assert new == f"There are {number} red dogs and cats."
+    assert [new[one.start : one.stop] for one in changes] == [number] * len(reasons)
+    told = [one.reason for one in changes]
+    if by == "detectors":
+        assert told == [f"'two'{reason}" for reason in reasons]
+    else:
+        assert [one.split(": ")[0] for one in told] == [f"'two'{r.split(':')[0]}" for r in reasons]
+
+
+def test_a_finding_that_names_no_subject_changes_no_words_of_several(monkeypatch: Any) -> None:
+    monkeypatch.setattr(Numbers, "known", {"dog": "3"})
+    monkeypatch.setattr(Numbers, "names_subjects", False)
+    own = corrector(using=[Numbers()])
+    new, changes = own("Two dogs and cats and two dogs.")
+    assert new == "Two dogs and cats and three dogs."
+    how = [one.reason.split(":")[0] for one in changes]
+    assert how == ["'Two' is still said", "'two' became 'three'"]
+
+
+def test_colours_of_several_subjects_change_if_all_agree() -> None:
+    def ask(words: str) -> str:
+        return "Orange." if "color" in words else "I cannot tell."
+
+    own = corrector(attributes="model", ask=ask, using=[])
+    new, changes = own("There is a red dog and cat.")
+    assert new == "There is an orange dog and cat."
+    assert [new[one.start : one.stop] for one in changes] == ["an orange"] * 2
+
+
+def test_detectors_name_the_subject_of_each_finding(scene: Image.Image) -> None:
+    text = "There are nine red dogs and cats."
+    for name in ("clip", "objects"):
+        found = halu.detect(scene, text, {name: {"threshold": 0.0}})
+        said = {(one.start, one.stop, one.evidence["kind"]) for one in found}
+        assert said
+        for one in found:
+            told = [c for c in claims(text) if (c.start, c.stop) == (one.start, one.stop)]
+            assert one.evidence["subject"] in {c.subject for c in told}
+        if name == "clip":
+            red = [one.evidence["subject"] for one in found if one.evidence["kind"] == "color"]
+            assert sorted(red) == ["cat", "dog"]
 
 
 def test_numbers_colours_and_places_may_be_left_alone() -> None:

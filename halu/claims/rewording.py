@@ -1,6 +1,7 @@
 """Says a number, a colour or a place otherwise, in the words that stand around it."""
 
 import re
+from itertools import pairwise
 from typing import NamedTuple
 
 from halu.claims.claim import Claim
@@ -40,8 +41,10 @@ def reworded(text: str, claim: Claim, value: str) -> Edit | None:
 
 
 def changed(text: str, edits: list[Edit]) -> str:
-    """The text with changes that do not overlap."""
-    for start, stop, words in sorted(edits, reverse=True):
+    """The text with changes, which must not overlap."""
+    ordered = sorted(edits)
+    assert all(one.stop <= after.start for one, after in pairwise(ordered)), ordered
+    for start, stop, words in reversed(ordered):
         text = text[:start] + words + text[stop:]
     return text
 

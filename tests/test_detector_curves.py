@@ -3,6 +3,7 @@ of numbers, colours and places are good for.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from halu import logistic
+from halu import logistic, models
 from halu.calibration import Source, detecting
 from halu.calibration.cases import claimed, written
 from halu.calibration.curve import auroc, fitted
@@ -21,7 +22,7 @@ from halu.errors import BadInput, Failed, Unsupported
 from halu.grounding import Box
 from halu.grounding.places import margin, named, opposite
 from halu.labelling import Judge
-from halu.logistic import Curve, Measured
+from halu.logistic import Curve
 from halu.scenes import NAMES, Scene, draw
 
 
@@ -199,19 +200,22 @@ def test_a_curve_of_ones_own_is_kept_and_goes_first(halu: Any, captions: Path) -
 
 
 def test_a_folder_is_the_same_model_by_any_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halu: Any, captions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine").mkdir()
+    shutil.copytree(Path(models.__file__).parent / "tiny-clip", tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     assert logistic.place("clip", "mine") == logistic.place("clip", str(tmp_path / "mine"))
     assert logistic.place("clip", "mine") != logistic.place("clip", "other")
-    claim = claims("A dog.")[0]
-    curve = Curve(fitted_for=logistic.called("mine"), claims=9, bias=0.0, terms={})
-    fit = detecting.Fit(curve, 0.5)
-    detecting.keep({"object": fit}, "clip")
-    measured = [Measured(claim, {}, {})]
-    (found,) = logistic.scored("clip", "./mine", measured, lambda _: "Because.")
-    assert (found.score, found.reason) == (0.5, "Because.")
+    given = ("clip:weights=mine", "--captions", captions, "--json")
+    code, out, err = halu("calibrate", "tiny-llava", *given)
+    assert code == 0, err
+    (told,) = json.loads(out)
+    assert told["curve"]["fitted_for"] == str(tmp_path / "mine")
+    for weights in ("mine", "./mine", str(tmp_path / "mine")):
+        own = {"clip": {"threshold": 0.0, "weights": weights}}
+        (one,) = detect(captions.parent / "0.png", "A dog.", own)
+        assert one.evidence["fitted_for"] == str(tmp_path / "mine")
+        assert "guess" not in one.reason
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from halu.calibration.curve import auroc, fitted
 from halu.calibration.labelled import Tell
 from halu.detector import Detector, detectors
 from halu.errors import BadInput, Failed, Unsupported
-from halu.logistic import Curve, place, table
+from halu.logistic import Curve, called, place, table
 from halu.vlm import VLM
 
 Item = TypeVar("Item")
@@ -124,7 +124,8 @@ def fit(detector: Detector, cases: Iterable[Case]) -> dict[str, Fit]:
                 kind = one.claim.kind if detector.kind == "picture" else "object"
                 rows.setdefault(kind, []).append(Row(number, one.features, made_up))
                 rests_on = measuring.rests_on(case.answer, case.asked)
-    found = {kind: _fitted(own, rests_on) for kind, own in rows.items() if _enough(own)}
+    model = called(rests_on)
+    found = {kind: _fitted(own, model) for kind, own in rows.items() if _enough(own)}
     if not found:
         told = [row.made_up for own in rows.values() for row in own]
         raise Failed(
@@ -139,22 +140,22 @@ def _enough(rows: Sequence[Row]) -> bool:
     return LEAST <= sum(row.made_up for row in rows) <= len(rows) - LEAST
 
 
-def _fitted(rows: Sequence[Row], rests_on: str) -> Fit:
+def _fitted(rows: Sequence[Row], model: str) -> Fit:
     """On all rows; scores to rank by come from curves without a fifth of the cases each."""
-    curve, scores = _curve(rows, rests_on), np.zeros(len(rows))
+    curve, scores = _curve(rows, model), np.zeros(len(rows))
     for fold in range(FOLDS):
         rest = [row for row in rows if row.case % FOLDS != fold]
         if len({row.made_up for row in rest}) < 2:
             return Fit(curve, float("nan"))
-        other = _curve(rest, rests_on)
+        other = _curve(rest, model)
         for number, row in enumerate(rows):
             if row.case % FOLDS == fold:
                 scores[number] = other.probability(row.features)
     return Fit(curve, auroc(scores, np.array([row.made_up for row in rows])))
 
 
-def _curve(rows: Sequence[Row], rests_on: str) -> Curve:
-    return fitted([row.features for row in rows], [row.made_up for row in rows], rests_on)
+def _curve(rows: Sequence[Row], model: str) -> Curve:
+    return fitted([row.features for row in rows], [row.made_up for row in rows], model)
 
 
 def _after(first: int, found: Sequence[Item]) -> Sequence[Item]:

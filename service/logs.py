@@ -55,7 +55,7 @@ class Silent(logging.StreamHandler[Any]):
 
 
 def set_up(level: str, file: Path | None) -> None:
-    """Sends this service's and the web server's logs to a file or to standard error.
+    """Sends the logs of this service, its engine and the web server to a file or to standard error.
 
     Raises:
         BadInput: if the file cannot be written.
@@ -69,7 +69,7 @@ def set_up(level: str, file: Path | None) -> None:
         ) from None
     handler = Silent(stream)
     handler.setFormatter(JsonLines())
-    for name in ("halu.service", "uvicorn"):
+    for name in ("halu.service", "halu.vllm", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level.upper())

@@ -17,6 +17,7 @@ from halu.errors import Failed, HaluError, Unsupported
 from halu.types import Sampling
 from halu.vllm.asked import FORWARDS
 from halu.vllm.batch import Batch
+from halu.vllm.part import FAILED
 from halu.vllm.plugin import PROCESSOR, check_methods
 from halu.vllm.submission import Sent
 
@@ -135,6 +136,8 @@ class InEngine(Batched):
         """
         if found.finish_reason == "error":
             why = str(found.stop_reason or "vLLM gave the request up.")
+            if why == FAILED:
+                raise Failed(why)
             raise Unsupported(why, param="strategy")
         if found.finish_reason == "abort":
             raise Failed("vLLM gave the request up.")

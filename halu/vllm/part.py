@@ -1,5 +1,6 @@
 """One engine request as the worker keeps it: its plan, its steering, what it drew from."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,10 @@ from halu.vllm.contexts import Share, check_search, planned
 
 INTERRUPTED = "interrupted"
 """How a failure begins after which the same request may simply be made again."""
+FAILED = "The strategy failed in the engine, whose log says why."
+"""The failure that is not the request's fault."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,9 +67,11 @@ class Part:
         return self.forwards + sum(context.forwards for context in self.contexts)
 
     def fail(self, error: Exception) -> None:
-        """Keeps what went wrong, for whoever asked."""
-        told = isinstance(error, HaluError)
-        self.failure = self.failure or (str(error) if told else f"{type(error).__name__}: {error}")
+        """Keeps what went wrong, for whoever asked; what no HaluError says is for the log alone."""
+        mistake = isinstance(error, HaluError) and error.status != Failed.status
+        if not mistake:
+            _log.error("Strategy %r failed.", self.asked.strategy, exc_info=error)
+        self.failure = self.failure or (str(error) if mistake else FAILED)
 
     def scheduled(self, before: int, count: int) -> bool:
         """Takes note that `count` tokens are about to be read after `before` others.

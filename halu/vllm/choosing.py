@@ -122,7 +122,8 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
 
 def _likely(row: Tensor, token: int, count: int) -> Likely:
     logs = torch.log_softmax(row.float(), -1)
-    values, ids = logs.topk(min(count, int(torch.isfinite(row).sum())))
+    there = int(torch.isfinite(row).sum())
+    values, ids = logs.topk(min(count, there) if count >= 0 else there)  # vLLM's -1: all
     rank = 1 + int((logs > logs[token]).sum())
     return [token, *ids.tolist()], [float(logs[token]), *values.tolist()], rank
 

@@ -1,7 +1,7 @@
 """Which engine requests belong together, and which of them the scheduler may let in."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,15 +55,17 @@ class Groups:
         """The group of a request, if it has one."""
         return self._of.get(name)
 
-    def drop(self, names: Iterable[str]) -> set[str]:
-        """Requests are over; returns those that cannot go on without them, dropped too."""
-        gone = set(names)
-        left: set[str] = set()
-        for name in gone:
+    def drop(self, over: Mapping[str, str]) -> dict[str, str]:
+        """Requests are over, each for a reason; returns those that cannot go on without them,
+        dropped too, each with the reason of the one that it followed.
+        """
+        left: dict[str, str] = {}
+        for name, why in over.items():
             group = self._of.get(name)
-            if group is not None:
-                left |= set(group.members) - gone
-        ended = {id(self._of.pop(name)) for name in gone | left if name in self._of}
+            for member in group.members if group is not None else ():
+                if member not in over:
+                    left.setdefault(member, why)
+        ended = {id(self._of.pop(name)) for name in (*over, *left) if name in self._of}
         self._named = {key: one for key, one in self._named.items() if id(one) not in ended}
         return left
 

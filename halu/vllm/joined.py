@@ -41,14 +41,14 @@ class Joined(InEngine):
         self._running: dict[str, Future[None]] = {}
 
     def submit(self, sent: Sequence[Sent], sampling: Sampling) -> None:
-        """Gives branches to the engine."""
+        """Gives branches of one request to the engine, the main one first."""
         for each in sent:
             own = params(sampling, self.adapter.ends)
             own.extra_args = {KEY: each.asked.text()}
             prompt = engine_input(self.processor, self.adapter, each)
             with self._lock:
                 self._listen(each)
-                hearing = self._hear(each.name, prompt, own)
+                hearing = self._hear(each.name, sent[0].name, prompt, own)
                 self._running[each.name] = asyncio.run_coroutine_threadsafe(hearing, self._loop)
 
     def step(self) -> None:
@@ -72,16 +72,17 @@ class Joined(InEngine):
                 if running is not None:
                     running.cancel()  # vLLM ends a request whose listener is cancelled
 
-    async def _hear(self, name: str, prompt: Any, own: SamplingParams) -> None:
+    async def _hear(self, name: str, main: str, prompt: Any, own: SamplingParams) -> None:
+        """Listens to a branch; if it cannot go on, that is told to its request's main one."""
         try:
             async for found in self.client.generate(prompt, own, name):
                 self._tell(name, Heard.of(found))
         except VLLMClientError as error:
-            self._tell(name, BadInput(str(error)))
+            self._tell(main, BadInput(str(error)))
         except Exception as error:
             failed = Failed("vLLM gave the request up.")
             failed.__cause__ = error
-            self._tell(name, failed)
+            self._tell(main, failed)
 
     def _tell(self, name: str, news: Heard | HaluError) -> None:
         with self._news:

@@ -82,17 +82,16 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         said = [one for outputs in found.values() for one in outputs.outputs]
         _count(said, getattr(model_runner_output, "halu_forwards", {}))
         _tell(said, getattr(model_runner_output, "halu_likely", {}))
-        over = {one.request_id for one in said if one.finish_reason is not None}
-        left = self.halu_groups.drop(over)
-        failed |= {name: LEFT for name in left if name not in failed}
+        over = {one.request_id: LEFT for one in said if one.finish_reason is not None}
+        failed = {**self.halu_groups.drop(over), **failed}
         self._end(failed, found)
         return found
 
     def finish_requests(self, request_ids: Any, finished_status: Any) -> Any:
         """Ends requests from outside; the other branches end with the next step."""
         ended = super().finish_requests(request_ids, finished_status)
-        left = self.halu_groups.drop(request.request_id for request in ended)
-        self.halu_failed |= {name: LEFT for name in left if name not in self.halu_failed}
+        left = self.halu_groups.drop({request.request_id: LEFT for request in ended})
+        self.halu_failed = {**left, **self.halu_failed}
         return ended
 
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
@@ -163,8 +162,7 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         """Ends requests and tells those who asked."""
         alive = {name: why for name, why in failed.items() if name in self.requests}
         ended: Iterable[Any] = super().finish_requests(set(alive), RequestStatus.FINISHED_ERROR)
-        left = self.halu_groups.drop(alive)
-        self.halu_failed |= dict.fromkeys(left, LEFT)
+        self.halu_failed |= self.halu_groups.drop(alive)
         for request in ended:
             told = found.setdefault(request.client_index, EngineCoreOutputs())
             told.outputs.append(

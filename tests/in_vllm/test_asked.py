@@ -2,20 +2,26 @@
 
 import json
 from contextlib import suppress
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from asked_texts import TEXTS
 from hypothesis import given, settings
 
 import halu
 from halu.adapters import bare_adapter
 from halu.errors import BadInput, HaluError, Unavailable, Unsupported
+from halu.search import Pick
+from halu.strategy import Branch, Plan
 from halu.types import Sampling
 from halu.vllm import TESTED, load_served
 from halu.vllm.asked import KEY, Asked, read
 from halu.vllm.checking import check
+from halu.vllm.choosing import Newest, choose
 from halu.vllm.groups import Groups
+from halu.vllm.part import Part
 from halu.vllm.plugin import check_fields, check_methods
 
 
@@ -120,10 +126,26 @@ def test_who_waits_too_long_is_told() -> None:
 
 def test_one_branch_takes_the_others_along() -> None:
     known = groups([0.0])
-    assert known.drop(["a", "x"]) == {"b"}
+    assert known.drop({"a": "why", "x": "another"}) == {"b": "why"}
     assert known.of("b") is None
-    assert known.drop(["c", "d"]) == set()
+    assert known.drop({"c": "one", "d": "two"}) == {}
     assert known.of("e") is not None
+
+
+@pytest.mark.parametrize(("count", "ids"), [(-1, [3, 1, 0]), (9, [3, 1, 0]), (2, [3, 1]), (0, [])])
+def test_log_probabilities_of_as_many_tokens_as_were_asked_for(count: int, ids: list[int]) -> None:
+    """In vLLM -1 means all; a token that the rule has ruled out is in no list."""
+    one = Part(Asked(sampling=Sampling()), 1, logprobs=count)
+    one.plan = Plan(Branch("main", cast(Any, None)))
+    one.steering = cast(Any, SimpleNamespace(policies=(), tapped={}, heard=len, failure=None))
+    one.search = Pick().start(Sampling(), frozenset(), [1])
+    row = torch.tensor([[0.0, 1.0, -torch.inf, 2.0]])
+    outcome = choose(row, [Newest("one", 0, one)], lambda streams, taps: {})
+    assert not outcome.failed
+    likely, values, rank = outcome.likely["one"]
+    assert likely == [3, *ids]
+    assert len(values) == len(likely)
+    assert rank == 1
 
 
 def test_an_adapter_without_weights_makes_the_same_prompts(picture: Any) -> None:

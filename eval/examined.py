@@ -19,18 +19,19 @@ def refuse_blind(plan: Plan) -> None:
 
     Raises:
         HaluError: for a detector that does not exist, has no such parameter, or reads how each
-            token was chosen where a strategy does not tell it.
+            token was chosen where a strategy or a backend does not tell it.
     """
     using = chosen(plan.detectors)
     for arm in plan.arms():
         asked = Request(messages=question(""), strategy=arm.strategy, params=arm.params)
-        prepared(asked, using)
+        for source in plan.models:
+            prepared(asked, using, told=source.tells_evidence)
 
 
 def telling(requests: Sequence[Request], plan: Plan, source: Source) -> list[Request]:
     """Requests that ask for the evidence that the run's detectors read."""
     using = chosen(plan.detectors)
-    return [prepared(one, using, told=source.backend == "hf") for one in requests]
+    return [prepared(one, using, told=source.tells_evidence) for one in requests]
 
 
 def findings(

@@ -39,6 +39,11 @@ class Source(Record):
     weights: str | None = Field(None, description="Fingerprint of the weights; see `halu.weights`.")
 
     @property
+    def tells_evidence(self) -> bool:
+        """Whether answers can carry what was known when each token was chosen."""
+        return self.backend == "hf"
+
+    @property
     def label(self) -> str:
         """Name it apart from the other models of a run."""
         return self.name if self.backend == "hf" else f"{self.name} over {self.backend}"

@@ -12,23 +12,24 @@ def prepared(request: Request, using: Sequence[Detector], *, told: bool = True) 
     can give any. Detectors that look at the picture too do without where there is none.
 
     Raises:
-        Unsupported: a detector that reads nothing else, with a strategy that has no evidence.
+        Unsupported: a detector that reads nothing else, with a model that tells none, or a strategy
+            that has none.
     """
     readers = [one for one in using if one.reads_trace]
     if not readers or request.evidence == "map":
         return request
-    if strategy := _taking_back(request):
-        if blind := [one.name for one in readers if one.kind == "trace"]:
-            raise Unsupported(
-                f"Detector {blind[0]!r} reads how each token was chosen; {strategy!r} may take"
-                " tokens back and has no evidence for each.",
-                hint="Name detectors that look at the picture, such as clip or objects.",
-                param="detectors",
-            )
-        return request
-    if not told and all(one.kind != "trace" for one in readers):
-        return request
-    return request.model_copy(update={"evidence": "map"})
+    strategy = _taking_back(request)
+    if told and not strategy:
+        return request.model_copy(update={"evidence": "map"})
+    if blind := [one.name for one in readers if one.kind == "trace"]:
+        why = f"{strategy!r} may take tokens back and has no evidence for each"
+        raise Unsupported(
+            f"Detector {blind[0]!r} reads how each token was chosen;"
+            f" {why if told else 'this backend does not tell it'}.",
+            hint="Name detectors that look at the picture, such as clip or objects.",
+            param="detectors",
+        )
+    return request
 
 
 def _taking_back(request: Request) -> str:

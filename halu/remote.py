@@ -32,6 +32,8 @@ class Remote(VLM):
         Unavailable: if the openai package is missing.
     """
 
+    tells_evidence = False
+
     def __init__(self, name: str, url: str) -> None:
         self._name = name
         self.endpoint = Endpoint(url, key=KEY)

@@ -156,6 +156,8 @@ def test_a_search_that_takes_tokens_back_has_no_evidence(scene: Image.Image) -> 
         assert prepared(request, chosen(["blend", "clip"])) is request
     plain = asking(scene, PROMPT)
     assert prepared(plain, chosen(["blend"]), told=False) is plain
+    with pytest.raises(Unsupported, match=r"'attention'.*this backend does not"):
+        prepared(plain, chosen(["clip", "attention"]), told=False)
 
 
 def test_strategies_that_take_tokens_back_say_so(vlm: VLM, scene: Image.Image) -> None:

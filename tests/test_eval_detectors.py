@@ -72,6 +72,16 @@ def test_a_run_is_not_continued_with_other_detectors(folder: Path) -> None:
         ({"detectors": {"attention": {}}, "strategies": (Arm(strategy="beam"),)}, Unsupported),
         ({"detectors": {"clp": {}}}, Unknown),
         ({"detectors": {"clip": {"threshold": 3}}}, BadInput),
+        *(
+            (
+                {
+                    "detectors": {"attention": {}},
+                    "models": (Source(name="here"), Source(name="played", backend=backend)),
+                },
+                Unsupported,
+            )
+            for backend in ("vllm", "http://127.0.0.1:9/v1")
+        ),
     ],
 )
 def test_detectors_that_cannot_serve_leave_no_folder(

@@ -1,6 +1,7 @@
 """The house keeps its own rules: import arrows, names; and the README tells the truth."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -111,6 +112,15 @@ def test_names_say_what_a_thing_is() -> None:
             if isinstance(node, ast.ClassDef) and node.name.endswith(CLASSES_THAT_SAY_NOTHING):
                 told.append(f"{path.relative_to(ROOT)}:{node.lineno}: class {node.name}")
     assert not told, "\n".join(told)
+
+
+def test_no_page_installs_the_other_halu_of_pypi() -> None:
+    """`pip install halu` and `halu[clip]` would fetch a project that is not this one."""
+    named = re.compile(r"\bhalu\[[a-z]|pip3? install[^`\n]*[ '\"]halu\b")
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
+    assert len(pages) > 20
+    told = [str(page) for page in pages if named.search(page.read_text(encoding="utf-8"))]
+    assert not told
 
 
 @pytest.mark.slow

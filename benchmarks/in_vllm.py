@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,10 +31,9 @@ for key, value in DEFAULTS.items():
 
 import vllm
 from PIL import Image
-from shapes import ON_CPU
+from shapes import source
 
 from halu.adapters import folder_of
-from halu.testing.random_models import save_random
 from halu.types import Sampling
 from halu.vllm.asked import KEY
 from halu.vllm.engine import OPTIONS, Served
@@ -43,7 +41,6 @@ from halu.vllm.model import params
 from halu.vllm.submission import Submission, engine_input
 from halu.vlm import asking
 
-RANDOM, SHAPE = "random", "LLaVA of 300 M"
 HALUS = ("worker_cls", "scheduler_cls")
 STRATEGIES: dict[str, dict[str, Any]] = {
     "greedy": {},
@@ -140,10 +137,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        if asked.model == RANDOM:
-            save_random(Path(folder), ON_CPU[SHAPE][1])
-        found = run(asked, folder if asked.model == RANDOM else asked.model)
+    with source(asked.model) as model:
+        found = run(asked, model)
     print(json.dumps(found, indent=2))
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

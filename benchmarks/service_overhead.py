@@ -11,38 +11,16 @@ the time of the run and served from there.
 
 import argparse
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 from service_process import DESCRIBE, chat, percentile, picture_uri, serving, written
-from shapes import ON_CPU
+from shapes import RANDOM, source
 
 import halu
 from halu.service.intake import from_data_uri
-from halu.testing.random_models import random_adapter
-
-RANDOM = "random"
-
-
-@contextmanager
-def source(model: str) -> Iterator[str]:
-    """What to load a model from: its name, or the folder of one made for this run."""
-    if model != RANDOM:
-        yield model
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / RANDOM
-        made = random_adapter(*ON_CPU["LLaVA of 300 M"])
-        made.release()
-        made.model.save_pretrained(place)
-        made.processor.save_pretrained(place)
-        del made
-        yield str(place)
 
 
 def _gap(times: list[float]) -> float:

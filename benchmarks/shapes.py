@@ -1,13 +1,18 @@
-"""What the decoding benchmark measures on: models of random weights, whose speed is that of others,
-and pictures that nobody has seen.
+"""What benchmarks measure on: models of random weights, whose speed is that of others, and pictures
+that nobody has seen.
 """
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from halu.engine import Local
-from halu.testing.random_models import Size, random_adapter
+from halu.testing.random_models import Size, random_adapter, save_random
 
 Shape = tuple[str, Size]
 """A family (transformers' model type) and its sizes."""
@@ -24,6 +29,21 @@ TINY: dict[str, Shape] = {
     "tiny LLaVA": ("llava", Size()),
     "tiny Qwen2.5-VL": ("qwen2_5_vl", Size()),
 }
+
+RANDOM, SAVED = "random", "LLaVA of 300 M"
+"""What `--model` calls a model that is made for a run, and its shape."""
+
+
+@contextmanager
+def source(model: str) -> Iterator[str]:
+    """What to load a model from: its name, or the folder of one made for this run."""
+    if model != RANDOM:
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / RANDOM
+        save_random(place, ON_CPU[SAVED][1])
+        yield str(place)
 
 
 def loaded(shape: Shape, device: str) -> Local:

@@ -41,9 +41,10 @@ def test_a_random_model_is_saved_where_it_can_be_served_from(
     import halu
     from halu.testing.random_models import Size
 
-    module = benchmark("service_overhead")
-    assert module.ON_CPU["LLaVA of 300 M"][0] == "llava"
-    monkeypatch.setitem(module.ON_CPU, "LLaVA of 300 M", ("llava", Size()))
+    shapes, module = benchmark("shapes"), benchmark("service_overhead")
+    assert shapes.ON_CPU[shapes.SAVED][0] == "llava"
+    monkeypatch.setitem(shapes.ON_CPU, shapes.SAVED, ("llava", Size()))
+    assert module.source is shapes.source
     with module.source(module.RANDOM) as folder:
         assert Path(folder).name == module.RANDOM
         assert halu.load(folder).ask(scene, "Is there a dog?", max_new_tokens=2).tokens

@@ -139,6 +139,15 @@ def test_a_plain_chat_is_vllms_own(client: Any, url: str) -> None:
     assert reply.status_code in (400, 415, 422)
 
 
+def test_what_is_not_said_to_be_json_is_refused(url: str) -> None:
+    """A page in a browser sends `text/plain` to any server without asking."""
+    sent = json.dumps({**body(0), "model": "tiny-llava@vcd"})
+    where, kind = f"{url}/v1/chat/completions", {"content-type": "text/plain"}
+    reply = httpx2.post(where, content=sent, headers=kind, trust_env=False)
+    assert reply.status_code == 400
+    assert "application/json" in reply.json()["error"]["message"]
+
+
 def test_a_stream_says_the_same_piece_by_piece(client: Any, stock: Any) -> None:
     sent = {**body(1), "model": "tiny-llava@vcd", "stream": True}
     pieces = [

@@ -103,6 +103,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--only", default="", help="only files with this in their name")
     arguments = parser.parse_args(words)
+    if not SHARED.is_dir():
+        print(f"{SHARED} is absent: tests that need it are left out, and more may go unnoticed.")
     counts: Counter[str] = Counter()
     for group in groups():
         if not any(arguments.only in name for name in group["change"]):

@@ -131,7 +131,7 @@ def test_a_client_that_leaves_frees_the_engine(server: Live) -> None:
         ({"halu": {"params": {"alpha": "x"}}}, 400, "alpha"),
         ({"halu": {"strategy": "beam"}, "model": "tiny-llava"}, 400, "several hypotheses"),
         ({"halu": {"evidence": True}}, 400, "evidence"),
-        ({"halu": {"detectors": ["uncertainty"]}}, 400, "evidence"),
+        ({"halu": {"detectors": ["uncertainty"]}}, 400, "how each token was chosen"),
         ({"max_tokens": 128, "messages": [{"role": "user", "content": "a " * 450}]}, 400, "512"),
     ],
 )

@@ -97,7 +97,7 @@ def _evidence(evidence: Evidence | None) -> Evidence:
     if evidence is None or evidence.mass is None or not evidence.look:
         raise Unsupported(
             "Detector 'attention' reads where each token looked; this answer does not say it.",
-            hint="Name the detector when asking, or ask with evidence='map'.",
+            hint="Name it where a model answers: halu ask -d attention, or detectors in a chat.",
             param="detectors",
         )
     return evidence

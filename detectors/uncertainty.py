@@ -72,7 +72,7 @@ def _evidence(token: Token | None) -> Evidence:
     if token is None or token.evidence is None:
         raise Unsupported(
             "Detector 'uncertainty' reads how sure each token was; this answer does not say it.",
-            hint="Name the detector when asking, or ask with evidence='map'.",
+            hint="Name it where a model answers: halu ask -d uncertainty, or detectors in a chat.",
             param="detectors",
         )
     return token.evidence

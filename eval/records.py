@@ -91,7 +91,7 @@ def read_entries(path: Path) -> list[Entry]:
     Raises:
         BadInput: naming the line in which what is malformed begins; nothing is half-read.
     """
-    text = read_text(path)
+    text = read_text(path).rstrip()  # what breaks off at the end is not noticed behind it
     if text.lstrip().startswith("["):
         items = enumerate(_loaded(path, text), 1)
         return [_entry(item, f"{path}, item {number}") for number, item in items]

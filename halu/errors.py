@@ -48,7 +48,9 @@ class BadImage(BadInput):
 
 
 class Unknown(HaluError):
-    """A name that is not registered; near matches are named."""
+    """A name that is not registered; near matches are named, aliases among them, else all that is
+    known by its own name.
+    """
 
     def __init__(
         self,
@@ -56,12 +58,14 @@ class Unknown(HaluError):
         name: str,
         known: Iterable[str],
         *,
+        aliases: Iterable[str] = (),
         param: str | None = None,
         because: str = "",
     ) -> None:
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
+        near = difflib.get_close_matches(name, [*names, *aliases], n=3, cutoff=0.5)
+        everything = f"Known: {', '.join(names)}." if names else "There are none."
+        hint = f"Did you mean {' or '.join(near)}?" if near else everything
         super().__init__(f"Unknown {kind} {name!r}.", hint=f"{hint} {because}".strip(), param=param)
 
 

@@ -128,7 +128,14 @@ def _shared_out(
             )
         if not owners:
             known = [name for cls in classes for name in cls.Params.model_fields]
-            raise Unknown(f"parameter of {'+'.join(values)}", key, known, param=f"params.{key}")
+            because = "" if known else "Name a strategy that has it (-s on the command line)."
+            raise Unknown(
+                f"parameter of {'+'.join(values)}",
+                key,
+                known,
+                param=f"params.{key}",
+                because=because,
+            )
         values[owners[0]][field] = value
     return values
 

@@ -58,13 +58,17 @@ class Registry(Generic[T]):
         self._load()
         key = self._aliases.get(name, name)
         if key not in self._things:
-            raise Unknown(self.kind, name, [*self._things, *self._aliases], param=self.kind)
+            raise Unknown(self.kind, name, self._things, aliases=self._aliases, param=self.kind)
         return self._things[key]
 
     def names(self) -> list[str]:
         """Registered names in order, without aliases."""
         self._load()
         return sorted(self._things)
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._things or name in self._aliases
 
     def __iter__(self) -> Iterator[T]:
         return iter([self.get(name) for name in self.names()])

@@ -179,8 +179,10 @@ def test_the_command(halu: Any) -> None:
     assert code == 0
     assert "-p dimensions=[" in out
     for words, says in (
-        (("tiny-llava", "vcd"), "nothing to calibrate"),
-        (("tiny-llava", "vra"), "nothing to calibrate"),
+        (("tiny-llava", "vcd"), "'vcd' has nothing to calibrate"),
+        (("tiny-llava", "ocr"), "'ocr' has nothing to calibrate"),
+        (("tiny-llava", "paint"), "'paint' has nothing to calibrate"),
+        (("tiny-llava", "vra"), "Unknown strategy or detector 'vra'. Did you mean var"),
         (("tiny-llava", "var", "--n", "0"), "at least 1"),
         (("tiny-llava", "var", "--data", "x"), "--images"),
         (("tiny-llava", "adhh", "--images", "x"), "together"),

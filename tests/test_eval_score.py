@@ -378,6 +378,10 @@ def test_a_constant_answer_is_noticed(asked: Path, tmp_path: Path) -> None:
 
 FAULTS = {
     "torn": ('{"question_id": 1, "text": "Yes"}\n{"question', r"a\.jsonl:2: not JSON"),
+    "torn at the end of a line": (
+        '{"question_id": 1, "text": "Yes"}\n{"question_id": 2,\n',
+        r"a\.jsonl:2: not JSON: [^,]*$",
+    ),
     "torn within": (
         '{"question_id": 1, "text": "Yes"}\n{"question_id": 2,\n\n{"question_id": 3}',
         r"a\.jsonl:2: not JSON: .*, noticed in line 4",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from halu.errors import BadInput, Unsupported
+from halu.errors import BadInput, HaluError, Unknown, Unsupported
 
 if TYPE_CHECKING:
     from halu.calibrated import Calibration
@@ -40,17 +40,14 @@ class Source:
         """Refuse what does not fit, before a model is loaded.
 
         Raises:
-            Unsupported: for a strategy that needs no calibration.
+            Unknown: for what is neither a strategy nor a detector.
+            Unsupported: for a strategy or detector that needs no calibration.
             BadInput: for an option that the strategy's calibration does not use.
         """
         from halu.calibration.detecting import calibrated
 
         if strategy not in KNOWN:
-            raise Unsupported(
-                f"Strategy {strategy!r} has nothing to calibrate.",
-                hint=f"These have: {', '.join(KNOWN)}; and detectors: {', '.join(calibrated())}.",
-                param="strategy",
-            )
+            raise _nothing(strategy, calibrated())
         if self.captions is not None:
             raise BadInput("--captions is for detectors.", param="captions")
         if self.n < 1:
@@ -63,6 +60,19 @@ class Source:
             raise BadInput("adhh needs --images and --annotations together.", param="annotations")
         if self.annotations is not None and strategy != "adhh":
             raise BadInput("--annotations is for adhh.", param="annotations")
+
+
+def _nothing(name: str, curves: list[str]) -> HaluError:
+    from halu.detector import detectors
+    from halu.strategy import strategies
+
+    if name not in strategies and name not in detectors:
+        return Unknown("strategy or detector", name, [*KNOWN, *curves], param="strategy")
+    return Unsupported(
+        f"{name!r} has nothing to calibrate.",
+        hint=f"These have: {', '.join(KNOWN)}; and detectors: {', '.join(curves)}.",
+        param="strategy",
+    )
 
 
 def calibrate(

@@ -53,7 +53,11 @@ def serve(
         "device": device or None,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    _run({**parameters(setting or []), **given}, config, only_print=print_config)
+    _run(
+        {**parameters(setting or [], "Write --set NAME=VALUE."), **given},
+        config,
+        only_print=print_config,
+    )
 
 
 def _run(flags: dict[str, Any], file: Path | None, *, only_print: bool) -> None:

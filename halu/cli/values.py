@@ -8,8 +8,12 @@ from typing import Any
 from halu.errors import BadInput
 
 
-def parameters(pairs: Sequence[str]) -> dict[str, Any]:
+def parameters(pairs: Sequence[str], hint: str = "For example -p alpha=1.5.") -> dict[str, Any]:
     """`["alpha=1.5", "layers=2,3", "mode=paper"]` as values; numbers, true/false, lists, else text.
+
+    Args:
+        pairs: as typed.
+        hint: how a pair is written where these stand.
 
     Raises:
         BadInput: for anything that is not KEY=VALUE.
@@ -18,9 +22,7 @@ def parameters(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise BadInput(
-                f"{pair!r} is not KEY=VALUE.", hint="For example -p alpha=1.5.", param="-p"
-            )
+            raise BadInput(f"{pair!r} is not KEY=VALUE.", hint=hint)
         found[key] = value(text)
     return found
 
@@ -38,4 +40,5 @@ def value(text: str) -> Any:
 def strategy_with_parameters(text: str) -> tuple[str, dict[str, Any]]:
     """`"vcd"` or `"vcd:alpha=0.5:beta=0.2"`; a colon that no KEY= follows belongs to a value."""
     name, colon, rest = text.partition(":")
-    return name, parameters(re.split(r":(?=\w+=)", rest) if colon else ())
+    pairs = re.split(r":(?=\w+=)", rest) if colon else ()
+    return name, parameters(pairs, f"Write {name}:KEY=VALUE.")

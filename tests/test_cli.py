@@ -1,6 +1,7 @@
 """The command line as a person meets it: exit codes, one line a mistake, JSON alone on stdout."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_trace_page_holds_every_word_and_fetches_nothing(
     text = page.read_text()
     assert code == 0
     assert text.count('<button type="button"') == len(out.split())
+    said = text.partition('id="answer">')[2].partition("</p>")[0]
+    assert re.sub("<[^>]*>", "", said) == " ".join(out.split())
     assert "http" not in text.replace("http-equiv", "")
 
 
@@ -93,7 +96,9 @@ def test_trace_page_holds_every_word_and_fetches_nothing(
         (("{scene}", "Hi", "-s", "vdc"), "Did you mean vcd"),
         (("{scene}", "Hi", "-s", "vcd", "-p", "alhpa=1"), "Did you mean alpha?"),
         (("{scene}", "Hi", "-s", "vcd", "-p", "alpha=9"), "alpha=9"),
-        (("{scene}", "Hi", "-s", "vcd", "-p", "alpha"), "not KEY=VALUE"),
+        (("{scene}", "Hi", "-s", "vcd", "-p", "alpha"), "not KEY=VALUE. For example -p alpha=1.5."),
+        (("{scene}", "Hi", "-p", "alpha=1"), "There are none. Name a strategy that has it (-s"),
+        (("{scene}", "Hi", "-s", "greedy", "-p", "alpha=1"), "There are none."),
         (("{scene}", "Hi", "--temperature", "-1"), "temperature=-1"),
         (("{scene}", "Hi", "--max-new-tokens", "0"), "max_new_tokens=0"),
         (("{scene}", "Hi", "-s", "greedy", "--temperature", "1"), "no temperature"),

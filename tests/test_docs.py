@@ -18,8 +18,8 @@ MAY_IMPORT = {
     "halu.images": "errors",
     "halu.scenes": "errors",
     "halu.attention": "errors layout types",
-    "halu.adapters": "attention errors layout models prompt strategy torchvision_shim types",
-    "halu.grounding": "errors images layout models registry scenes torchvision_shim types",
+    "halu.adapters": "attention errors hub layout models prompt strategy torchvision_shim types",
+    "halu.grounding": "errors hub images layout models registry scenes torchvision_shim types",
     "halu.decoders": (
         "attention claims constants conversation correcting detector drafting endpoint errors"
         " finishing grounding labelling layers layout prompt regions retrieval rules search"

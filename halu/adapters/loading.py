@@ -21,6 +21,7 @@ from halu.adapters.adapter import Adapter, unsupported
 from halu.adapters.llava import Llava, LlavaNext
 from halu.adapters.qwen_vl import QwenVL
 from halu.errors import BadInput, Unavailable, Unknown
+from halu.hub import reach
 from halu.models import builtin
 
 ADAPTERS: tuple[type[Adapter], ...] = (Llava, LlavaNext, QwenVL)
@@ -143,6 +144,7 @@ def _looked_up(
 def _configured(name: str) -> tuple[str, Any]:
     source = _source(name)
     try:
+        reach(source)
         return source, AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(name, source, error) from error
@@ -206,7 +208,7 @@ def _check_folder(folder: Path) -> None:
 def _unreadable(name: str, source: str, error: Exception) -> Exception:
     if Path(source).is_dir():
         return BadInput(f"The configuration of {name!r} cannot be read.", param="model")
-    if isinstance(error.__cause__, LocalEntryNotFoundError):
+    if isinstance(error, ConnectionError) or isinstance(error.__cause__, LocalEntryNotFoundError):
         return Unavailable(
             f"Model {name!r} is not on this machine, and its hub could not be reached.",
             hint="Connect, or name a folder that holds the model.",

@@ -8,6 +8,7 @@ from typing import Any
 
 from halu.errors import BadInput, Unavailable
 from halu.grounding.squares import place
+from halu.hub import reach
 
 
 def opened(kind: Any, source: str, name: str) -> Any:
@@ -34,6 +35,7 @@ def opened(kind: Any, source: str, name: str) -> Any:
 def named(source: str, name: str) -> Iterator[None]:
     """Turn what transformers raises while it loads into one line."""
     try:
+        reach(source)
         yield
     except (OSError, ValueError, RuntimeError) as error:
         hint = why_not(source, error)

@@ -25,6 +25,7 @@ from halu.errors import BadInput, Unavailable, Unsupported
 from halu.grounding import Relevance, Vectors
 from halu.grounding.checkpoint import why_not
 from halu.grounding.squares import normalized, place
+from halu.hub import reach
 
 torchvision_shim.apply()
 
@@ -143,6 +144,7 @@ def _loaded(weights: str | None) -> tuple[Any, Any]:
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # about activations and tokenizers, not for users
+            reach(_repository(name, tag))
             if name.startswith("hf-hub:"):
                 hub = hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json")
                 _refuse_code(Path(hub).parent)
@@ -151,6 +153,14 @@ def _loaded(weights: str | None) -> tuple[Any, Any]:
     except (OSError, RuntimeError, ValueError) as error:
         hint = why_not(str(weights), error)
         raise Unavailable(f"CLIP weights {weights!r} cannot be loaded.", hint=hint) from error
+
+
+def _repository(name: str, tag: str | None) -> str:
+    """The hub id that open_clip loads from; empty for a folder."""
+    if tag is None:
+        return name.removeprefix("hf-hub:") if name.startswith("hf-hub:") else ""
+    listed = open_clip.get_pretrained_cfg(name, tag) or {}
+    return str(listed.get("hf_hub", "")).strip("/")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.text import Text
 from halu.eval import fitting, words
 from halu.eval.against import Delta
 from halu.eval.benchmark import Metric, benchmarks
+from halu.eval.store import ROWS
 from halu.eval.summary import Result, Summary, defined
 
 CAPTION = "Under each figure: 95 % interval; then the difference from plain decoding and its p."
@@ -24,10 +25,20 @@ class _Column:
 
 
 def show(summary: Summary) -> None:
-    """Print every table, and what makes the figures worth less than they look."""
+    """Print every table, what detectors found, and what makes the figures worth less than they
+    look.
+    """
     fitting.show(lambda width: tables(summary, width) + _totals(summary))
+    if summary.findings:
+        print(_found(summary))
     for note in summary.notes:
         Console().print(f"Note: {note}", style="yellow", soft_wrap=True)
+
+
+def _found(summary: Summary) -> str:
+    told = ", ".join(f"{name} {count:,}" for name, count in summary.findings.items())
+    answers = words.count(summary.run["answers"], "answer")
+    return f"Findings in {answers}: {told}. The page marks them in its samples; they are in {ROWS}."
 
 
 def tables(summary: Summary, width: int | None) -> list[Table]:
@@ -67,7 +78,7 @@ def _totals(summary: Summary) -> list[Table]:
         table.add_row(
             total.label,
             total.name,
-            f"{words.figure(total.value, metric)} ({words.span(total.ci, metric)})",
+            words.written(total.value, total.ci, metric),
             "" if delta is None else f"{words.change(delta.delta, metric)} {delta.verdict}",
         )
     return list(found.values())

@@ -39,7 +39,7 @@ def markdown(record: Manifest, summary: Summary) -> str:
 def _total(total: TotalResult) -> str:
     known = benchmarks.get(total.benchmark).metrics
     metric = next(metric for metric in known if metric.name == total.metric)
-    told = _written(total.value, total.ci, metric)
+    told = words.written(total.value, total.ci, metric)
     if total.vs_greedy:
         told += _change(total.vs_greedy, metric).replace("<br>", ", ")
     return f"- {total.name} of {total.benchmark}, {total.model}, `{total.label}`: {told}"
@@ -65,7 +65,7 @@ def _equal_length(results: Sequence[Result]) -> list[str]:
             f"`{result.label}`",
             words.amount(alike.words, 1),
             *(
-                _written(cut.value, cut.ci, metric) + _change(cut.vs_greedy, metric)
+                words.written(cut.value, cut.ci, metric) + _change(cut.vs_greedy, metric)
                 for metric in METRICS
                 for cut in [alike.metrics[metric.name]]
             ),
@@ -88,16 +88,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _cell(result: Result, metric: Metric) -> str:
     figure = result.metrics[metric.name]
-    text = _written(figure.value, figure.ci, metric)
+    text = words.written(figure.value, figure.ci, metric)
     if figure.seed_sd is not None:
         text += f"<br>seeds ±{words.figure(figure.seed_sd, metric)}"
     delta = result.vs_greedy.get(metric.name)
     return text + (_change(delta, metric) if delta else "")
-
-
-def _written(value: float | None, ci: tuple[float, float] | None, metric: Metric) -> str:
-    ends = f" ({words.span(ci, metric)})" if ci else ""
-    return words.figure(value, metric) + ends
 
 
 def _change(delta: Delta, metric: Metric) -> str:

@@ -4,6 +4,7 @@ Everything is computed again from the counts in the rows. Within a benchmark and
 strategies are compared on the same samples: those that every one of them has answered.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,12 +59,13 @@ class Result(Record):
 
 
 class Summary(Record):
-    """`summary.json`."""
+    """`summary.json`. `findings` counts what each detector found in all answers."""
 
     run: dict[str, Any]
     notes: tuple[str, ...]
     results: tuple[Result, ...]
     totals: tuple[TotalResult, ...] = ()
+    findings: dict[str, int] = {}
 
 
 def summarise(
@@ -99,6 +101,7 @@ def summarise(
         notes=tuple(told),
         results=tuple(results),
         totals=tuple(totals(tables, counts, seed)),
+        findings=_findings(record, rows),
     )
 
 
@@ -111,6 +114,12 @@ def quality(results: Sequence[Result], metrics: Sequence[Metric]) -> Metric:
     """Choose the metric that stands for quality: the first that can be better and is defined."""
     known = [m for m in defined(results, metrics) if m.better != "neither"]
     return known[0] if known else metrics[0]
+
+
+def _findings(record: Manifest, rows: Sequence[Row]) -> dict[str, int]:
+    """By detector: those of the run, also where they found nothing, then what strategies tell."""
+    told = Counter(one.detector for row in rows for one in row.findings)
+    return {name: told[name] for name in [*record.detectors, *sorted(told)]}
 
 
 def _results(table: Table, counts: Array, seed: int) -> list[Result]:

@@ -17,6 +17,11 @@ def span(ends: tuple[float, float] | None, metric: Metric) -> str:
     return "" if ends is None else f"{figure(ends[0], metric)} to {figure(ends[1], metric)}"
 
 
+def written(value: float | None, ends: tuple[float, float] | None, metric: Metric) -> str:
+    """Write a value with its interval, if it has one: "87.3 (85.0 to 89.1)"."""
+    return figure(value, metric) + (f" ({span(ends, metric)})" if ends else "")
+
+
 def change(delta: float | None, metric: Metric) -> str:
     """Write a difference with its sign, a true minus: "+1.2", "−0.4", "±0.0"."""
     if delta is None:

@@ -12,6 +12,7 @@ import pytest
 
 from halu.errors import BadInput, Unknown, Unsupported
 from halu.eval.backends import ready
+from halu.eval.console import show
 from halu.eval.examined import findings
 from halu.eval.plan import Arm, Plan, Source
 from halu.eval.played import playing
@@ -58,6 +59,20 @@ def test_rows_hold_what_detectors_find_and_nothing_else_changes(
         skipped = {"findings", "seconds", "memory_mb"}
         assert bare.findings == ()
         assert bare.model_dump(exclude=skipped) == row.model_dump(exclude=skipped)
+
+
+def test_findings_are_counted_under_the_tables(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = report(folder)
+    assert found.findings == {"clip": 12}
+    show(found)
+    assert "Findings in 6 answers: clip 12. " in capsys.readouterr().out
+    run(plan(detectors={}), ready(playing(lambda _: CAPTION)), tmp_path / "out")
+    bare = report(tmp_path / "out")
+    assert bare.findings == {}
+    show(bare)
+    assert "Findings" not in capsys.readouterr().out
 
 
 def test_a_run_is_not_continued_with_other_detectors(folder: Path) -> None:

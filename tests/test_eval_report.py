@@ -238,6 +238,21 @@ def test_how_figures_are_written() -> None:
     ]
 
 
+def test_a_figure_without_an_interval_has_no_brackets() -> None:
+    share = Metric("a", "higher", "")
+    assert words.written(1.0, None, share) == "100.0"
+    assert words.written(1.0, (0.9, 1.0), share) == "100.0 (90.0 to 100.0)"
+
+
+def test_a_total_without_an_interval_has_no_brackets(
+    summary: Summary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    totals = [total.model_copy(update={"ci": None}) for total in summary.totals]
+    assert totals
+    show(summary.model_copy(update={"totals": tuple(totals)}))
+    assert "()" not in capsys.readouterr().out
+
+
 def test_a_narrow_terminal_gets_every_figure_in_parts(summary: Summary) -> None:
     console = Console(width=60, record=True, file=io.StringIO())
     found = tables(summary, 60)

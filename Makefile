@@ -119,8 +119,10 @@ $(BIN)/python:
 
 # torch comes first and alone: from its own index if one is named, and before anything that needs
 # it, so that what is there already is kept. The CPU index has nothing else that halu wants.
+# An egg-info folder that an earlier build left would hide new entry points from `python -m`.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet --upgrade -c constraints.txt pip setuptools
 	$(PIP) install --no-deps $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) -c constraints.txt torch
+	rm -rf halu.egg-info
 	$(PIP) install --no-build-isolation -c constraints.txt -e '.[all,dev]'
 	@touch $@

@@ -1,6 +1,7 @@
 """Nothing that a user sends ends the engine, and who is refused is told why."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,10 +115,15 @@ class Failing(AttentionPolicy):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def broken() -> None:
-    for place in PLACES:
-        made = type(f"Broken{place}", (Broken,), {"name": f"broken-{place}", "where": place})
-        strategies.register(f"broken-{place}")(made)
+def broken() -> Iterator[None]:
+    """Strategies that raise, for as long as this file's tests run."""
+    strategies.names()  # all others are there first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategies, "_things", dict(strategies._things))
+        for place in PLACES:
+            made = type(f"Broken{place}", (Broken,), {"name": f"broken-{place}", "where": place})
+            strategies.register(f"broken-{place}")(made)
+        yield
 
 
 def test_what_a_strategy_raises_ends_its_request_alone(

@@ -30,7 +30,6 @@ from halu.errors import Unavailable, Unsupported
 from halu.grounding import Heatmap, open_matcher
 from halu.rules import Additive, Cutoff, plausible, towards
 from halu.strategy import (
-    OPERATOR,
     Context,
     Mode,
     Paper,
@@ -40,6 +39,7 @@ from halu.strategy import (
     StrategyParams,
     strategies,
 )
+from halu.types import OPERATOR
 from halu.views import ImageView
 
 SIDE = 384

@@ -33,7 +33,6 @@ from halu.grounding.nouns import is_noun, singular
 from halu.regions import hottest_window
 from halu.rules import mixture
 from halu.strategy import (
-    OPERATOR,
     Branch,
     Context,
     Paper,
@@ -42,6 +41,7 @@ from halu.strategy import (
     StrategyParams,
     strategies,
 )
+from halu.types import OPERATOR
 
 THRESHOLDS = (0.35, 0.25)
 """Of GroundingDINO's boxes and words, its authors' own."""

@@ -39,8 +39,8 @@ from halu.grounding.boxes import around, cut, distinct, nested
 from halu.grounding.nouns import is_noun, singular
 from halu.rules import jensen_shannon
 from halu.search import Choice, Pick, Policies
-from halu.strategy import OPERATOR, Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
-from halu.types import Sampling
+from halu.strategy import Context, Mode, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.types import OPERATOR, Sampling
 
 # The release's constants.
 MIDDLE = Box(0.2, 0.2, 0.8, 0.8)

@@ -28,7 +28,8 @@ from halu.detector import detectors
 from halu.endpoint import Endpoint
 from halu.errors import BadInput, Unsupported
 from halu.finishing import Finished
-from halu.strategy import OPERATOR, Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
+from halu.types import OPERATOR
 
 KEY = "HALU_CORRECTOR_KEY"
 WISH = (

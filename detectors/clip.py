@@ -22,7 +22,7 @@ from halu.grounding import Box, Vectors, open_embedder
 from halu.grounding.boxes import cut
 from halu.grounding.pixels import Pixels
 from halu.logistic import Measured, scored
-from halu.types import Answer, Finding
+from halu.types import OPERATOR, Answer, Finding
 
 PROMPTS = ("a photo of {}", "a picture of {}", "{}", "an image with {}")
 SIZES = {"whole": (1.0, 1), "half": (1 / 2, 3), "third": (1 / 3, 5)}
@@ -51,6 +51,7 @@ class Clip(Detector):
             None,
             max_length=4096,
             description="Folder, hub id or MODEL:TAG of open_clip; none: built-in tiny-clip.",
+            json_schema_extra=OPERATOR,
         )
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
 

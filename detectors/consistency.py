@@ -31,6 +31,12 @@ class Consistency(Detector):
         temperature: float = Field(1.0, gt=0, le=5, description="At which they are drawn.")
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
 
+    @property
+    def samples(self) -> int:
+        """Each is an answer."""
+        found: int = self.params.samples
+        return found
+
     def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
         """A finding for each claim."""
         own = claims(answer.text, asked.question, self.params.vocabulary)

@@ -26,7 +26,7 @@ from halu.grounding import FinderKind, Sighting, open_finder
 from halu.grounding.pixels import Pixels
 from halu.grounding.places import margin, named, opposite
 from halu.logistic import Measured, scored
-from halu.types import Answer, Finding
+from halu.types import OPERATOR, Answer, Finding
 
 BUILT_IN = "tiny-towers"
 PUBLISHED = "published"
@@ -74,13 +74,21 @@ class Objects(Detector):
         """Which detectors, and what counts as missed."""
 
         finders: Literal["built-in", "open"] = Field(
-            "built-in", description="The built-in world's, or GroundingDINO and OWLv2."
+            "built-in",
+            description="The built-in world's, or GroundingDINO and OWLv2.",
+            json_schema_extra=OPERATOR,
         )
         dino: str | None = Field(
-            None, max_length=4096, description="GroundingDINO's folder or hub id; none: published."
+            None,
+            max_length=4096,
+            description="GroundingDINO's folder or hub id; none: published.",
+            json_schema_extra=OPERATOR,
         )
         owl: str | None = Field(
-            None, max_length=4096, description="OWLv2's folder or hub id; none: published."
+            None,
+            max_length=4096,
+            description="OWLv2's folder or hub id; none: published.",
+            json_schema_extra=OPERATOR,
         )
         missed_by: Literal["any", "both", "either"] = Field(
             "any",

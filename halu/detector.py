@@ -80,6 +80,11 @@ class Detector(ABC):
         """Whether it reads what decoding knows of each token, where that is there."""
         return self.kind == "trace"
 
+    @property
+    def samples(self) -> int:
+        """How many further answers it has the model give."""
+        return 0
+
     def __init__(self, params: DetectorParams | None = None) -> None:
         self.params: Any = params if params is not None else self.Params()
 

@@ -66,7 +66,12 @@ class Unknown(HaluError):
         near = difflib.get_close_matches(name, [*names, *aliases], n=3, cutoff=0.5)
         everything = f"Known: {', '.join(names)}." if names else "There are none."
         hint = f"Did you mean {' or '.join(near)}?" if near else everything
-        super().__init__(f"Unknown {kind} {name!r}.", hint=f"{hint} {because}".strip(), param=param)
+        super().__init__(
+            f"Unknown {kind} {name!r}.",
+            hint=f"{hint} {because}".strip(),
+            param=param,
+            code=f"unknown_{kind.partition(' ')[0]}",
+        )
 
 
 class Unsupported(HaluError):

@@ -30,11 +30,6 @@ Mode = Annotated[
 ]
 """Whose arithmetic a strategy follows where a paper and its released code disagree."""
 
-OPERATOR: dict[str, Any] = {"operator": True}
-"""`json_schema_extra` of a parameter that names files, weights or what must be fetched first: a
-service takes it from its operator, never from a client.
-"""
-
 
 class StrategyParams(BaseModel):
     """Parameters of a strategy: every field bounded and described; unknown keys are refused."""

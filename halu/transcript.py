@@ -66,6 +66,7 @@ class Transcript:
                 stop=stop,
                 logprob=likely[token] if likely else None,
                 top=self._top(likely) if likely else None,
+                spelling=self._spelling(token) if self._tells_likely else None,
                 evidence=self._evidence(token, rows, trace),
             )
         )
@@ -113,9 +114,18 @@ class Transcript:
             return None
         best = sorted(likely.items(), key=lambda one: -one[1])[:count]
         return tuple(
-            Alternative(id=token, text=self.tokenizer.decode([token]), logprob=value)
+            Alternative(id=token, text=self._spelling(token), logprob=value)
             for token, value in best
         )
+
+    def _spelling(self, token: int) -> str:
+        """The token's own text, whatever stands before it."""
+        found: str = self.tokenizer.decode([token])
+        return found
+
+    @property
+    def _tells_likely(self) -> bool:
+        return self.request.sampling.logprobs is not None
 
     def _evidence(
         self, token: int, rows: tuple[Tensor, Tensor] | None, trace: Trace | None

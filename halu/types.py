@@ -26,6 +26,12 @@ from halu.errors import BadInput, Unknown
 Model = TypeVar("Model", bound=BaseModel)
 
 
+OPERATOR: dict[str, Any] = {"operator": True}
+"""`json_schema_extra` of a parameter that names files, weights or what must be fetched first: a
+service takes it from its operator, never from a client.
+"""
+
+
 def checked(model: type[Model], values: Mapping[str, Any], what: str, prefix: str = "") -> Model:
     """The model with these values.
 
@@ -175,6 +181,7 @@ class Token(Record):
     """One generated token; `start` and `stop` are character offsets in the answer's text.
 
     `logprob` and `top` are under the row after the strategy's rule, before temperature and top-p.
+    `spelling`, told with them, is the token alone, as in `top`: " Yes" where the text has "Yes".
     """
 
     id: int
@@ -183,6 +190,7 @@ class Token(Record):
     stop: int
     logprob: float | None = None
     top: tuple[Alternative, ...] | None = None
+    spelling: str | None = None
     evidence: Evidence | None = None
 
 

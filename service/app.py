@@ -119,10 +119,7 @@ def _invalid(error: RequestValidationError, media_type: str) -> HaluError:
     if first["loc"] == ("body",) and "json" not in media_type:
         hint = "Send it with the header 'content-type: application/json'."
         return BadInput("The body is not said to be JSON.", hint=hint, code="invalid_json")
-    path = [str(part) for part in first["loc"] if part not in ("body", "header", "path", "query")]
-    where = ".".join(path) or None
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return BadInput(f"{where or 'The body'}: {message}.", param=where)
+    return refusals.misfit(first, error.body, first["loc"][1:])
 
 
 def _routing(error: HTTPException, max_body: int) -> HaluError:

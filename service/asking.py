@@ -7,12 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from halu.detector import Detector, chosen
+from halu.detector import Detector
 from halu.errors import BadInput
 from halu.examining import prepared
 from halu.planning import choose
 from halu.service.intake import Intake
-from halu.service.refusals import NotFound
+from halu.service.options import checks, parameters
+from halu.service.refusals import NotFound, placed
 from halu.service.schema import (
     Arm,
     ChatMessage,
@@ -20,11 +21,11 @@ from halu.service.schema import (
     CompareRequest,
     Conversation,
     ImagePart,
+    ImageUrl,
     TextPart,
 )
 from halu.service.settings import Settings
 from halu.service.shelf import Served
-from halu.strategy import strategies
 from halu.types import Message, Picture, Request, Sampling, Text, checked
 
 STRATEGY_HEADER = "x-halu-strategy"
@@ -41,6 +42,8 @@ class Asked:
     images: tuple[Image.Image, ...]
     detectors: tuple[Detector, ...]
     evidence: bool
+    places: Mapping[str, str]
+    """Where in the body the library's "strategy", "params" and so on stand."""
 
 
 def named(model: str, served: Mapping[str, Served]) -> tuple[Served, str | None]:
@@ -48,8 +51,9 @@ def named(model: str, served: Mapping[str, Served]) -> tuple[Served, str | None]
 
     Raises:
         NotFound: no such model here.
+        BadInput: an "@" that nothing follows.
     """
-    name, _, strategy = model.partition("@") if model not in served else (model, "", "")
+    name, at, strategy = model.partition("@") if model not in served else (model, "", "")
     if name not in served:
         raise NotFound(
             f"Model {name[:100]!r} is not served here.",
@@ -57,6 +61,8 @@ def named(model: str, served: Mapping[str, Served]) -> tuple[Served, str | None]
             param="model",
             code="model_not_found",
         )
+    if at and not strategy:
+        raise BadInput(f"No strategy follows the '@' of {model[:100]!r}.", param="model")
     return served[name], strategy or None
 
 
@@ -76,8 +82,14 @@ async def chat(
     n = asked.n or 1
     _most("n", n, settings.max_choices)
     options = (asked.halu.evidence, asked.halu.detectors)
-    arms = [arm] * n
-    return await _asked(asked, model, arms, options, settings, intake)
+    places = {
+        "strategy": _place(asked.halu.strategy, suffix),
+        "params": "halu.params",
+        "evidence": "halu.evidence",
+        **dict.fromkeys(("detector", "detectors"), "halu.detectors"),
+    }
+    with placed(places):
+        return await _asked(asked, model, [arm] * n, options, places, settings, intake)
 
 
 async def compare(
@@ -89,7 +101,13 @@ async def compare(
         raise BadInput("A comparison names its strategies in `strategies`.", param="model")
     _most("strategies", len(asked.strategies), settings.max_choices)
     options = (asked.evidence, asked.detectors)
-    return await _asked(asked, model, asked.strategies, options, settings, intake)
+    places = {
+        "strategy": "strategies",
+        "params": "strategies",
+        "detector": "detectors",
+    }
+    with placed(places):
+        return await _asked(asked, model, asked.strategies, options, places, settings, intake)
 
 
 async def _asked(
@@ -97,32 +115,32 @@ async def _asked(
     model: Served,
     arms: Sequence[Arm],
     options: tuple[bool | str, tuple[str, ...]],
+    places: Mapping[str, str],
     settings: Settings,
     intake: Intake,
 ) -> Asked:
     evidence, detectors = options
     _check_size(asked.messages, settings)
-    _most("detectors", len(detectors), settings.max_detectors)
-    using = chosen(detectors)
+    using = checks(detectors, settings)
     sampling = _sampling(asked, settings)
     report = evidence if isinstance(evidence, str) else "map" if evidence else "none"
     apart = isinstance(asked, ChatRequest)
     plain: dict[str, Any] = {"messages": [{"role": "user", "content": [{"text": ""}]}]}
-    drafts = [
-        {
-            "strategy": arm.strategy or None,
-            "params": parameters(arm, settings.strategy_params, sampled=bool(asked.temperature)),
-            "sampling": {**sampling, "seed": (sampling["seed"] + apart * i) % 2**63},
-            "evidence": report,
-        }
-        for i, arm in enumerate(arms)
-    ]
-    for draft in drafts:  # before pictures are opened for it
-        choose(checked(Request, {**plain, **draft}, "field"))
-    addresses = [
-        part.image_url for m in asked.messages for part in m.parts if isinstance(part, ImagePart)
-    ]
-    images = await intake.open(addresses)
+    drafts = []
+    for i, arm in enumerate(arms):  # before pictures are opened for it
+        with placed({} if apart else _arm_places(i)):
+            draft = {
+                "strategy": arm.strategy or None,
+                "params": parameters(
+                    arm, settings.strategy_params, sampled=bool(asked.temperature)
+                ),
+                "sampling": {**sampling, "seed": (sampling["seed"] + apart * i) % 2**63},
+                "evidence": report,
+            }
+            choose(checked(Request, {**plain, **draft}, "field"))
+        drafts.append(draft)
+    _check_question(asked.messages)
+    images = await intake.open(_addresses(asked.messages))
     messages = conversation(asked.messages, images)
     requests = [
         prepared(
@@ -132,7 +150,28 @@ async def _asked(
         )
         for draft in drafts
     ]
-    return Asked(model, asked.model, tuple(requests), tuple(images), using, report != "none")
+    return Asked(
+        model, asked.model, tuple(requests), tuple(images), using, report != "none", places
+    )
+
+
+def _addresses(messages: Sequence[ChatMessage]) -> dict[str, ImageUrl]:
+    """Pictures by their paths in the body."""
+    return {
+        f"messages.{i}.content.{j}.image_url": part.image_url
+        for i, message in enumerate(messages)
+        for j, part in enumerate(message.parts)
+        if isinstance(part, ImagePart)
+    }
+
+
+def _place(field: str | None, suffix: str | None) -> str:
+    """Where a chat's strategy is named."""
+    return "halu.strategy" if field else "model" if suffix else STRATEGY_HEADER
+
+
+def _arm_places(number: int) -> dict[str, str]:
+    return {one: f"strategies.{number}.{one}" for one in ("strategy", "params")}
 
 
 def conversation(
@@ -152,36 +191,11 @@ def conversation(
     )
 
 
-def parameters(
-    arm: Arm, defaults: Mapping[str, Mapping[str, Any]], *, sampled: bool
-) -> dict[str, Any]:
-    """What the client says, and under it what the operator has set.
-
-    Raises:
-        Unknown: no such strategy.
-        BadInput: a parameter that is the operator's alone.
-    """
-    found = dict(arm.params)
-    for part in (arm.strategy or ("sample" if sampled else "greedy")).split("+"):
-        strategy = strategies.get(part)
-        for key, field in strategy.Params.model_fields.items():
-            given = {key, f"{strategy.name}.{key}"} & set(arm.params)
-            extra = field.json_schema_extra
-            if given and isinstance(extra, dict) and extra.get("operator"):
-                raise BadInput(
-                    f"Parameter {key!r} of {strategy.name} is set by the operator.",
-                    param=f"params.{key}",
-                )
-            own = defaults.get(strategy.name, {})
-            if not given and key in own:
-                found[f"{strategy.name}.{key}"] = own[key]
-    return found
-
-
 def _sampling(asked: Conversation, settings: Settings) -> dict[str, Any]:
-    tokens = asked.max_completion_tokens or asked.max_tokens
+    name = "max_completion_tokens" if asked.max_completion_tokens else "max_tokens"
+    tokens = getattr(asked, name)
     if tokens is not None:
-        _most("max_tokens", tokens, settings.max_new_tokens)
+        _most(name, tokens, settings.max_new_tokens)
     drawn = secrets.randbits(53) if asked.temperature else 0
     given = {
         "temperature": asked.temperature,
@@ -204,8 +218,25 @@ def _check_size(messages: Sequence[ChatMessage], settings: Settings) -> None:
         raise BadInput(
             f"The messages have more than {settings.max_text:,} characters.", param="messages"
         )
-    if any(not message.parts for message in messages):
-        raise BadInput("A message is empty.", param="messages")
+    for i, message in enumerate(messages):
+        if not message.parts:
+            raise BadInput("A message is empty.", param=f"messages.{i}.content")
+
+
+def _check_question(messages: Sequence[ChatMessage]) -> None:
+    """Something must be asked: in the user's last turn, or of a picture there by what was said
+    before.
+    """
+    last = max((i for i, one in enumerate(messages) if one.role == "user"), default=None)
+    if last is None or _says(messages[last]):
+        return
+    shows = any(isinstance(part, ImagePart) for part in messages[last].parts)
+    if not (shows and any(_says(one) for one in messages[:last])):
+        raise BadInput("The question is empty.", param=f"messages.{last}.content")
+
+
+def _says(message: ChatMessage) -> bool:
+    return any(isinstance(part, TextPart) and part.text.strip() for part in message.parts)
 
 
 def _one(field: str | None, suffix: str | None, header: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
-from halu.service import asking, reporting
+from halu.service import asking, refusals, reporting
 from halu.service.answering import Answering, unless_gone
 from halu.service.asking import Asked
 from halu.service.deployment import Deployment
@@ -62,6 +62,13 @@ async def answer(
     Raises:
         HaluError: if it cannot be answered.
     """
+    with refusals.placed(asked.places):
+        return await _answer(site, body, asked, http, reply)
+
+
+async def _answer(
+    site: Deployment, body: Conversation, asked: Asked, http: Request, reply: Any
+) -> Any:
     state = http.scope["state"]
     _note(state["told"], asked)
     answering = Answering(

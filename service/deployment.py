@@ -13,7 +13,7 @@ from halu.service.fetch import Fetch, Policy
 from halu.service.intake import Intake
 from halu.service.limits import House
 from halu.service.metrics import Metrics
-from halu.service.preflight import check_models, check_strategies, check_telemetry
+from halu.service.preflight import check_detectors, check_models, check_strategies, check_telemetry
 from halu.service.settings import Settings
 from halu.service.shelf import Load, Served, Shelf, dealt
 from halu.service.worker import Worker
@@ -86,6 +86,7 @@ def deployment(
     """
     check_telemetry(settings)
     check_strategies(settings)
+    check_detectors(settings)
     if load_model is None:
         check_models(settings)
     metrics = Metrics(settings.backend)

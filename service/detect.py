@@ -4,10 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from halu.detector import chosen
 from halu.errors import BadInput
 from halu.service.deployment import Deployment
 from halu.service.documented import REFUSALS
+from halu.service.options import checks
+from halu.service.refusals import placed
 from halu.service.replies import DetectReply
 from halu.service.schema import DetectRequest
 
@@ -18,12 +19,10 @@ router = APIRouter(tags=["answers"])
 async def detect(body: DetectRequest, http: Request) -> Any:
     """Findings on the characters of a text, whoever wrote it."""
     site: Deployment = http.app.state.deployment
-    most = site.settings.max_detectors
-    if len(body.detectors) > most:
-        raise BadInput(f"At most {most} detectors.", param="detectors")
     if len(body.text) > site.settings.max_text:
         raise BadInput(f"At most {site.settings.max_text:,} characters.", param="text")
-    using = chosen(body.detectors)
+    with placed({"detector": "detectors"}):
+        using = checks(body.detectors, site.settings)
     end = http.scope["state"]["arrived"] + site.settings.deadline_seconds
-    (image,) = await site.intake.open([body.image])
+    (image,) = await site.intake.open({"image": body.image})
     return DetectReply(findings=await site.checks.text(body.text, image, using, end))

@@ -25,7 +25,7 @@ from halu.service.limits import House, Rates
 from halu.service.logs import log, request_id
 from halu.service.metrics import Metrics
 
-PUBLIC = ("/", "/health", "/ready", "/version", "/favicon.ico")
+PUBLIC = ("/", "/docs", "/openapi.json", "/health", "/ready", "/version", "/favicon.ico")
 PUBLIC_FOLDER = "/static/"
 WORK = ("/v1/chat/completions", "/v1/compare", "/v1/detect")
 GIVEN_ID = re.compile(r"[\w.-]{1,64}")

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -37,6 +37,7 @@ OWN = {"/v1/strategies": listing.strategies, "/v1/detectors": listing.detectors}
 USED = (
     "deadline_seconds",
     "default_tokens",
+    "detector_params",
     "fetch_seconds",
     "image_seconds",
     "max_choices",
@@ -235,7 +236,8 @@ async def _answer(
     try:
         asked = ChatRequest.model_validate(body)
     except ValidationError as error:
-        raise _invalid(error.errors()) from None
+        first = error.errors()[0]
+        raise refusals.misfit(first, body, first["loc"]) from None
     salt = body.get("cache_salt")
     http.scope["state"] = {
         **http.scope.get("state", {}),
@@ -248,9 +250,3 @@ async def _answer(
     if isinstance(reply, Response):
         return reply
     return JSONResponse(reply.model_dump(mode="json"))
-
-
-def _invalid(errors: Sequence[Any]) -> BadInput:
-    where = ".".join(str(part) for part in errors[0]["loc"])
-    message = str(errors[0]["msg"]).removeprefix("Value error, ")
-    return BadInput(f"{where or 'The body'}: {message}.", param=where or None)

@@ -6,14 +6,14 @@ a deadline. A path or a `file:` address is never a picture.
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import anyio
 import anyio.to_thread
 from PIL import Image
 
-from halu.errors import BadImage
+from halu.errors import BadImage, HaluError
 from halu.images import open_image
 from halu.service.fetch import Fetch
 from halu.service.metrics import Metrics
@@ -47,8 +47,8 @@ class Intake:
     seconds: float
     threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
 
-    async def open(self, addresses: Sequence[ImageUrl]) -> list[Image.Image]:
-        """The pictures of a request, in order.
+    async def open(self, addresses: Mapping[str, ImageUrl]) -> list[Image.Image]:
+        """The pictures of a request, in order, by their paths in its body.
 
         Raises:
             BadImage: the first that cannot be used.
@@ -60,7 +60,7 @@ class Intake:
             self.metrics.image_rejected.labels(error.code or "invalid_image").inc()
             raise
 
-    async def _open(self, addresses: Sequence[ImageUrl]) -> list[Image.Image]:
+    async def _open(self, addresses: Mapping[str, ImageUrl]) -> list[Image.Image]:
         if len(addresses) > self.max_images:
             raise BadImage(
                 f"The request has {len(addresses)} pictures; at most {self.max_images}.",
@@ -68,9 +68,12 @@ class Intake:
             )
         found: list[Image.Image] = []
         left = self.max_pixels
-        for address in addresses:
-            data = await self._bytes(address.url)
-            picture = await self._decoded(data, left)
+        for place, address in addresses.items():
+            try:
+                picture = await self._decoded(await self._bytes(address.url), left)
+            except HaluError as error:
+                error.param = place
+                raise
             left -= picture.width * picture.height
             if address.detail == "low":
                 picture.thumbnail((LOW_DETAIL, LOW_DETAIL))

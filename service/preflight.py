@@ -3,10 +3,11 @@
 import os
 import re
 
+from halu.detector import detectors
 from halu.engine import check_model
 from halu.errors import BadInput, Unavailable
 from halu.planning import choose
-from halu.service.asking import parameters
+from halu.service.options import parameters
 from halu.service.schema import Arm
 from halu.service.settings import Settings
 from halu.strategy import strategies
@@ -28,6 +29,16 @@ def check_strategies(settings: Settings) -> None:
     for name in (settings.strategy, *settings.listed_strategies):
         own = parameters(Arm(strategy=name), settings.strategy_params, sampled=False)
         choose(Request(messages=question(""), strategy=name or None, params=own))
+
+
+def check_detectors(settings: Settings) -> None:
+    """The parameters of detectors that settings name.
+
+    Raises:
+        HaluError: an unknown detector, or a parameter that it has not or does not take.
+    """
+    for name, params in settings.detector_params.items():
+        detectors.get(name).configured(params)
 
 
 def check_telemetry(settings: Settings) -> None:

@@ -4,7 +4,8 @@ so.
 Texts are fixed or our own: what another library said about an input stays in this process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from halu.errors import BadImage, BadInput, HaluError
@@ -110,6 +111,45 @@ class Gone(HaluError):
 
     status = 499
     code = "client_closed_request"
+
+
+@contextmanager
+def placed(places: Mapping[str, str]) -> Iterator[None]:
+    """Has errors name where in the body the mistake is.
+
+    Args:
+        places: the path of what the library calls "strategy", "params" and so on.
+    """
+    try:
+        yield
+    except HaluError as error:
+        first, dot, rest = (error.param or "").partition(".")
+        if first in places:
+            error.param = f"{places[first]}{dot}{rest}"
+        raise
+
+
+def misfit(wrong: Mapping[str, Any], document: Any, loc: Sequence[str | int]) -> BadInput:
+    """What pydantic finds wrong in a document, by its path; what was sent is not repeated.
+
+    Args:
+        wrong: its first error.
+        document: what was sent.
+        loc: where, with the names of the unions' alternatives that were tried, which are left out.
+    """
+    path, here = [], document
+    for number, part in enumerate(loc, 1):
+        try:
+            here = here[part]
+        except (TypeError, LookupError):
+            absent = isinstance(here, dict) and wrong["type"] == "missing" and number == len(loc)
+            if not absent:
+                continue
+        path.append(str(part))
+    where = ".".join(path) or None
+    message = str(wrong["msg"]).removeprefix("Value error, ")
+    code = "unknown_field" if wrong["type"] == "extra_forbidden" else None
+    return BadInput(f"{where or 'The body'}: {message}.", param=where, code=code)
 
 
 def body(error: HaluError) -> dict[str, Any]:

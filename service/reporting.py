@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from importlib.metadata import version
+from typing import Any
 
 from halu.service.asking import Asked
 from halu.service.replies import (
@@ -142,19 +143,21 @@ def logprobs(request: Request, tokens: Iterable[Token]) -> Logprobs | None:
     return Logprobs(
         content=[
             TokenLogprob(
-                token=token.text,
-                logprob=token.logprob if token.logprob is not None else -9999.0,
-                bytes=list(token.text.encode()),
+                **_likely(
+                    token.text if token.spelling is None else token.spelling,
+                    token.logprob if token.logprob is not None else -9999.0,
+                ),
                 top_logprobs=[
-                    TopLogprob(
-                        token=other.text, logprob=other.logprob, bytes=list(other.text.encode())
-                    )
-                    for other in token.top or ()
+                    TopLogprob(**_likely(other.text, other.logprob)) for other in token.top or ()
                 ],
             )
             for token in tokens
         ]
     )
+
+
+def _likely(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 def _choice(index: int, request: Request, answer: Answer, own: HaluReport | None) -> Choice:

@@ -7,7 +7,15 @@ the answer and cannot be honoured are refused unless they have their neutral val
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 Detail = Literal["auto", "low", "high", "original"]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -69,14 +77,29 @@ class TextPart(Incoming):
     text: str
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+def _kind(part: Any) -> Any:
+    return part.get("type") if isinstance(part, dict) else getattr(part, "type", None)
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_part",
+        custom_error_message="only parts of type text and image_url are taken",
+    ),
+]
+Content = Annotated[
+    Annotated[str, Tag("words")] | Annotated[list[Part], Tag("parts")],
+    Discriminator(lambda value: "words" if isinstance(value, str) else "parts"),
+]
 
 
 class ChatMessage(Incoming):
     """One turn; `developer` counts as `system`."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: Content | None = None
 
     @model_validator(mode="after")
     def _pictures_come_from_users(self) -> "ChatMessage":
@@ -92,6 +115,16 @@ class ChatMessage(Incoming):
         return self.content or []
 
 
+Checks = Annotated[
+    tuple[Annotated[str, Field(max_length=500)], ...],
+    Field(
+        description="Names, or NAME:KEY=VALUE; see /v1/detectors.",
+        examples=[["clip", "objects:threshold=0.3"]],
+    ),
+]
+"""Which detectors look at the answer."""
+
+
 class Options(BaseModel):
     """Ours: how to decode, what to check, what to report."""
 
@@ -103,7 +136,7 @@ class Options(BaseModel):
     params: dict[str, Any] = Field(
         default_factory=dict, description="The strategy's parameters; see /v1/strategies."
     )
-    detectors: tuple[str, ...] = Field((), description="Names; see /v1/detectors.")
+    detectors: Checks = ()
     evidence: bool | Literal["none", "mass", "map"] = Field(
         False, description="What each token looked at; true: with a heat map of each picture."
     )
@@ -214,7 +247,7 @@ class CompareRequest(Conversation):
     strategies: list[Arm] = Field(
         min_length=1, examples=[["greedy", {"strategy": "vcd", "params": {"alpha": 0.5}}]]
     )
-    detectors: tuple[str, ...] = ()
+    detectors: Checks = ()
     evidence: bool | Literal["none", "mass", "map"] = False
 
     @field_validator("strategies", mode="before")
@@ -232,7 +265,7 @@ class DetectRequest(BaseModel):
 
     image: ImageUrl
     text: str = Field(description="What was said about the picture.")
-    detectors: tuple[str, ...] = Field(min_length=1)
+    detectors: Checks = Field(min_length=1)
 
     _well_formed = model_validator(mode="before")(well_formed)
 

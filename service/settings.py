@@ -122,6 +122,9 @@ class Settings(BaseSettings):
         description="Parameters by strategy, used where a client says nothing; those that name"
         " weights or files can be set only here.",
     )
+    detector_params: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="The same for detectors."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -211,8 +214,6 @@ def as_toml(settings: Settings) -> str:
         lines.append(f"# {field.description}")
         if value is None:
             lines.append(f"# {name} = (none)")
-        elif name == "strategy_params":
-            lines += [f"{name} = {_inline(value)}"]
         else:
             lines.append(f"{name} = {_inline(value)}")
     return "\n".join(lines)

@@ -273,5 +273,5 @@ def _check_width(rows: int, most: int) -> None:
         raise BadInput(
             f"This strategy takes {rows} rows; the server allows {most} for one answer.",
             hint="Use fewer beams or candidates.",
-            param="halu.params",
+            param="params",
         )

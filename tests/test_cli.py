@@ -93,6 +93,8 @@ def test_trace_page_holds_every_word_and_fetches_nothing(
     [
         ((), "Missing argument"),
         (("nowhere.png", "Hi"), "no file 'nowhere.png'"),
+        (("{scene}", ""), "The question is empty."),
+        (("{scene}", " "), "The question is empty."),
         (("{scene}", "Hi", "-s", "vdc"), "Did you mean vcd"),
         (("{scene}", "Hi", "-s", "vcd", "-p", "alhpa=1"), "Did you mean alpha?"),
         (("{scene}", "Hi", "-s", "vcd", "-p", "alpha=9"), "alpha=9"),

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     ),
     "halu.service": (
         "batch catalogue detector engine errors examining images models planning registry"
-        " strategy types vllm vlm weights"
+        " strategy types values vllm vlm weights"
     ),
 }
 # Nobody below these imports them.

@@ -9,7 +9,11 @@ import pytest
 pytest.importorskip("prometheus_client")
 pytest.importorskip("open_clip")
 
-from live import chat, uri
+from live import chat, live, uri
+
+from halu.errors import HaluError
+from halu.service.deployment import deployment
+from halu.service.settings import read_settings
 
 DESCRIBE = "Please describe this image in detail."
 CLAIM = "There is a dog, a surfboard and an elephant in the image."
@@ -57,15 +61,21 @@ def test_silence_where_nothing_is_claimed(served: Any, scene: Any, text: str) ->
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"detectors": ["clipp"]}, "detector"),
+        ({"detectors": ["clipp"]}, "detectors"),
         ({"detectors": []}, "detectors"),
         ({"detectors": ["clip", "clip"]}, "detectors"),
         ({"detectors": ["uncertainty"]}, "detectors"),
         ({"text": "x" * 20_000}, "text"),
         ({"text": "A dog. " * 5_000}, "text"),
-        ({"image": "data:image/png;base64,AAAA"}, None),
-        ({"detectors": ["objects:finders=open"]}, "detector"),
-        ({"image": "https://example.com/a.png"}, None),
+        ({"image": "data:image/png;base64,AAAA"}, "image"),
+        ({"detectors": ["objects:finders=open"]}, "detectors"),
+        ({"detectors": ["clip:weights=/etc"]}, "detectors"),
+        ({"detectors": ["clip:threshold=2"]}, "detectors.threshold"),
+        ({"detectors": ["clip:treshold=0.2"]}, "detectors.treshold"),
+        ({"detectors": ["clip:0.2"]}, "detectors"),
+        ({"detectors": ["clip", "clip:threshold=0.2"]}, "detectors"),
+        ({"detectors": [{"clip": {}}]}, "detectors.0"),
+        ({"image": "https://example.com/a.png"}, "image"),
         ({"more": 1}, "more"),
     ],
 )
@@ -76,6 +86,60 @@ def test_what_cannot_be_checked(
     reply = served.post("/v1/detect", **body)
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["param"] == param
+
+
+def test_parameters_are_written_as_on_the_command_line(served: Any, scene: Any) -> None:
+    import halu
+
+    body = {"image": uri(scene), "text": CLAIM, "detectors": ["objects:threshold=0.01"]}
+    reply = served.post("/v1/detect", **body)
+    assert reply.status_code == 200, reply.text
+    own = halu.detect(scene, CLAIM, {"objects": {"threshold": 0.01}})
+    assert reply.json()["findings"] == [one.model_dump(mode="json") for one in own]
+    strict = served.post("/v1/detect", **{**body, "detectors": ["objects:threshold=1"]})
+    assert len(strict.json()["findings"]) < len(own)
+    asked = served.chat(scene, DESCRIBE, halu={"detectors": ["clip:threshold=0"]}, max_tokens=20)
+    assert asked.json()["halu"]["findings"]
+
+
+OPERATORS = [
+    "clip:weights=x/y", "objects:finders=open", "objects:dino=x/y", "objects:owl=x/y",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("detector", OPERATORS)
+def test_weights_are_named_by_the_operator(served: Any, scene: Any, detector: str) -> None:
+    reply = served.chat(scene, DESCRIBE, halu={"detectors": [detector]})
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["param"], error["code"]) == ("halu.detectors", "invalid_value")
+    assert "set by the operator" in error["message"]
+
+
+def test_no_other_parameter_of_a_detector_names_files() -> None:
+    from halu.detector import detectors
+
+    for detector in detectors:
+        for name, field in detector.Params.model_fields.items():
+            if "str" in str(field.annotation) and "Literal" not in str(field.annotation):
+                assert field.json_schema_extra == {"operator": True}, f"{detector.name}.{name}"
+
+
+def test_further_answers_have_the_limit_of_choices(served: Any, scene: Any) -> None:
+    halu = {"detectors": ["consistency:samples=9"]}
+    reply = served.chat(scene, DESCRIBE, halu=halu)
+    assert reply.status_code == 400
+    assert "at most 8" in reply.json()["error"]["message"]
+
+
+def test_what_the_operator_sets_of_a_detector(scene: Any) -> None:
+    body = {"image": uri(scene), "text": CLAIM}
+    with live(detector_params={"clip": {"threshold": 1.0}}) as server:
+        assert server.post("/v1/detect", **body, detectors=["clip"]).json()["findings"] == []
+        found = server.post("/v1/detect", **body, detectors=["clip:threshold=0.1"])
+        assert found.json()["findings"]
+    with pytest.raises(HaluError, match="threshhold"):
+        deployment(read_settings({"detector_params": {"clip": {"threshhold": 1}}}))
 
 
 def test_what_there_is(served: Any) -> None:

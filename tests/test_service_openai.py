@@ -124,7 +124,7 @@ def test_logprobs(client: Any, scene: Any) -> None:
     assert all(token.logprob <= 0 for token in content)
     assert all(len(token.top_logprobs) == 3 for token in content)
     first = content[0]
-    assert first.token == first.top_logprobs[0].token.strip()  # greedy takes the best
+    assert first.token == first.top_logprobs[0].token  # greedy takes the best
     assert bytes(first.bytes).decode() == first.token
     streamed = [
         token
@@ -245,15 +245,46 @@ BAD = [
         "response_format",
         "invalid_value",
     ),
-    ({"extra_body": {"halu": {"strategy": "vdc"}}}, "BadRequestError", "strategy", None),
-    ({"extra_body": {"halu": {"stategy": "vcd"}}}, "BadRequestError", "halu.stategy", None),
+    (
+        {"extra_body": {"halu": {"strategy": "vdc"}}},
+        "BadRequestError",
+        "halu.strategy",
+        "unknown_strategy",
+    ),
+    (
+        {"extra_body": {"halu": {"stategy": "vcd"}}},
+        "BadRequestError",
+        "halu.stategy",
+        "unknown_field",
+    ),
     (
         {"extra_body": {"halu": {"strategy": "vcd", "params": {"alpha": 99}}}},
         "BadRequestError",
-        "params.alpha",
+        "halu.params.alpha",
         "invalid_value",
     ),
-    ({"extra_body": {"halu": {"detectors": ["nobody"]}}}, "BadRequestError", "detector", None),
+    (
+        {"extra_body": {"halu": {"strategy": "vcd", "params": {"alfa": 1}}}},
+        "BadRequestError",
+        "halu.params.alfa",
+        "unknown_parameter",
+    ),
+    (
+        {"extra_body": {"halu": {"detectors": ["nobody"]}}},
+        "BadRequestError",
+        "halu.detectors",
+        "unknown_detector",
+    ),
+    ({"model": "tiny-llava@vdc"}, "BadRequestError", "model", "unknown_strategy"),
+    ({"model": "tiny-llava@vcd"}, "BadRequestError", "model", None),
+    ({"model": "tiny-llava@"}, "BadRequestError", "model", "invalid_value"),
+    (
+        {"extra_headers": {"x-halu-strategy": "vdc"}},
+        "BadRequestError",
+        "x-halu-strategy",
+        "unknown_strategy",
+    ),
+    ({"max_completion_tokens": 10**6}, "BadRequestError", "max_completion_tokens", None),
 ]
 
 
@@ -269,6 +300,82 @@ def test_mistakes_are_told(
     assert error.type in ("invalid_request_error", "not_found_error")
     assert error.response.headers["x-should-retry"] == "false"
     assert error.request_id.startswith("req-")
+
+
+@pytest.mark.parametrize(
+    ("part", "where", "said"),
+    [
+        ({"type": "video"}, "", "only parts of type text and image_url are taken"),
+        ({}, "", "only parts of type text and image_url are taken"),
+        ({"type": "text"}, ".text", "Field required"),
+        ({"type": "text", "text": 5}, ".text", "valid string"),
+        ({"type": "image_url"}, ".image_url", "Field required"),
+        ({"type": "image_url", "image_url": {"url": ""}}, ".image_url.url", "at least 1"),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}, ".image_url", ""),
+        ({"type": "image_url", "image_url": "https://example.com/a.png"}, ".image_url", ""),
+    ],
+)
+def test_a_part_that_cannot_be_taken(served: Any, part: Any, where: str, said: str) -> None:
+    content = [{"type": "text", "text": QUESTION}, part]
+    reply = served.chat("", messages=[{"role": "user", "content": content}])
+    error = reply.json()["error"]
+    assert reply.status_code == 400
+    assert error["param"] == f"messages.0.content.1{where}"
+    assert said in error["message"]
+    assert "union" not in error["message"]
+
+
+def test_a_mistake_in_a_comparison_is_told_by_its_place(served: Any, scene: Any) -> None:
+    for arm, param in (("vdc", "strategy"), ({"strategy": "vcd", "params": {"a": 1}}, "params.a")):
+        body = chat(scene, QUESTION, strategies=["greedy", arm])
+        error = served.post("/v1/compare", **body).json()["error"]
+        assert error["param"] == f"strategies.1.{param}"
+
+
+EMPTY = [
+    [{"role": "user", "content": ""}],
+    [{"role": "user", "content": " \n"}],
+    [{"role": "user", "content": "Hello?"}, {"role": "user", "content": ""}],
+    [{"role": "system", "content": "Be short."}, {"role": "user", "content": ""}],
+]
+
+
+@pytest.mark.parametrize("messages", EMPTY)
+def test_an_empty_question_is_refused(served: Any, messages: Any) -> None:
+    reply = served.chat("", messages=messages)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert error["message"] == "The question is empty."
+    assert error["param"] == f"messages.{len(messages) - 1}.content"
+
+
+def test_a_picture_alone_is_a_question_after_words(served: Any, scene: Any) -> None:
+    shown = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": uri(scene)}}]}
+    assert served.chat("", messages=[shown]).status_code == 400
+    told = [{"role": "system", "content": "Name what you see."}, shown]
+    assert served.chat("", messages=told, max_tokens=2).status_code == 200
+    asked = [shown | {"content": [*shown["content"], {"type": "text", "text": QUESTION}]},
+             {"role": "assistant", "content": "Yes."}]  # fmt: skip
+    assert served.chat("", messages=asked, max_tokens=2).status_code == 200
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_chosen_token_is_spelled_as_among_the_top_ones(
+    client: Any, scene: Any, count: int
+) -> None:
+    reply = client.chat.completions.create(
+        **chat(scene, QUESTION), logprobs=True, top_logprobs=count, max_tokens=3
+    )
+    said = reply.choices[0].logprobs.content
+    for one in said:
+        assert bytes(one.bytes).decode() == one.token
+        assert len(one.top_logprobs) == count
+        if count:  # greedy: the first
+            top = one.top_logprobs[0]
+            assert (one.token, one.bytes, one.logprob) == (top.token, top.bytes, top.logprob)
+    spelled = "".join(one.token for one in said)
+    assert spelled.strip() == reply.choices[0].message.content.strip()
+    assert spelled.startswith(" ")
 
 
 def test_a_strategy_that_is_mistyped_is_not_ignored(client: Any, scene: Any) -> None:

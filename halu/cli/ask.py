@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from halu.cli import detect as detecting
-from halu.cli.values import parameters
 from halu.errors import BadInput
 from halu.types import Answer, Request
+from halu.values import parameters
 
 if TYPE_CHECKING:
     from halu.detector import Detector
@@ -49,6 +49,8 @@ def ask(
     from halu.images import open_image
     from halu.vlm import asking
 
+    if not question.strip():
+        raise BadInput("The question is empty.", param="question")
     picture = open_image(image)
     if trace is not None and not trace.parent.is_dir():
         raise BadInput(f"There is no folder {str(trace.parent)!r}.", param="--trace")

@@ -12,9 +12,9 @@ import typer
 from halu.cli import detect as detecting
 from halu.cli import options
 from halu.cli.progress import Bar
-from halu.cli.values import strategy_with_parameters
 from halu.errors import Interrupted, Unavailable
 from halu.types import checked
+from halu.values import with_parameters
 
 
 def bench(
@@ -50,7 +50,7 @@ def bench(
     """
     from halu.eval.sources import described
 
-    arms = [strategy_with_parameters(text) for text in strategy or []]
+    arms = [with_parameters(text) for text in strategy or []]
     _check(arms)
     values = {
         "models": described(model or ["tiny-llava"], backend or (), device=device, dtype=dtype),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from halu.cli.progress import Bar
-from halu.cli.values import strategy_with_parameters
+from halu.values import with_parameters
 
 if TYPE_CHECKING:
     from halu.calibration import Source
@@ -50,7 +50,7 @@ def calibrate(
     source = calibration.Source(
         n=n, images=images, annotations=annotations, data=data, captions=captions
     )
-    name, params = strategy_with_parameters(strategy)
+    name, params = with_parameters(strategy)
     if name in detecting.calibrated():
         _curves(model, name, params, source, device, as_json)
     else:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from halu.cli.values import strategy_with_parameters
 from halu.errors import BadInput
 from halu.types import Finding
+from halu.values import with_parameters
 
 DEFAULT = ("clip",)
 Names = Annotated[
@@ -48,7 +48,7 @@ def named(texts: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
     Raises:
         BadInput: a name given twice, or what is not KEY=VALUE.
     """
-    pairs = [strategy_with_parameters(text) for text in texts]
+    pairs = [with_parameters(text) for text in texts]
     if len({name for name, _ in pairs}) < len(pairs):
         raise BadInput("A detector is named twice.", param="-d")
     return dict(pairs)

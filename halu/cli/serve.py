@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from halu.cli.values import parameters
 from halu.errors import BadInput, Unavailable
+from halu.values import parameters
 
 
 def serve(

@@ -10,8 +10,8 @@ import typer
 from halu.cli import options
 from halu.cli.bench import evaluation
 from halu.cli.progress import Bar
-from halu.cli.values import strategy_with_parameters
 from halu.types import checked
+from halu.values import with_parameters
 
 
 def tune(
@@ -46,7 +46,7 @@ def tune(
     from halu.cli.models import load_quietly
     from halu.eval.sources import described, opening
 
-    name, fixed = strategy_with_parameters(strategy)
+    name, fixed = with_parameters(strategy)
     plan = checked(
         plan_of,
         {

@@ -1,4 +1,4 @@
-"""KEY=VALUE on the command line."""
+"""What is written KEY=VALUE: on the command line, and where a name brings its parameters along."""
 
 import json
 import re
@@ -37,8 +37,12 @@ def value(text: str) -> Any:
     return text
 
 
-def strategy_with_parameters(text: str) -> tuple[str, dict[str, Any]]:
-    """`"vcd"` or `"vcd:alpha=0.5:beta=0.2"`; a colon that no KEY= follows belongs to a value."""
+def with_parameters(text: str) -> tuple[str, dict[str, Any]]:
+    """`"vcd"` or `"vcd:alpha=0.5:beta=0.2"`; a colon that no KEY= follows belongs to a value.
+
+    Raises:
+        BadInput: for what follows the name and is not KEY=VALUE.
+    """
     name, colon, rest = text.partition(":")
     pairs = re.split(r":(?=\w+=)", rest) if colon else ()
     return name, parameters(pairs, f"Write {name}:KEY=VALUE.")

@@ -218,6 +218,7 @@ def test_a_strategy_without_evidence_answers_all_the_same(visit: Visit, served: 
     page.select_option(".arm select >> nth=0", "beam")
     (said,) = visit.ask()
     assert said == alone(served, example()[1], DESCRIBE, strategy="beam")
+    assert "0 tokens" not in page.inner_text(".reply")
     assert "may take words back" in page.inner_text(".reply")
     word = page.locator(".words button").nth(2)
     word.hover()
@@ -332,6 +333,14 @@ def test_on_a_phone(browser: Any, served: Any, scheme: str) -> None:
     assert page.locator("#lens canvas.heat").is_visible()
     assert word.bounding_box()["y"] + 20 < lens["y"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("button", name="Close").tap()
+    assert page.locator("#lens.open").count() == 0
+    assert phone.said().startswith("Point at a word")
+    last = page.locator(".words button").last
+    last.evaluate("word => scrollBy(0, word.getBoundingClientRect().bottom - innerHeight + 4)")
+    last.tap()
+    below = "() => document.querySelector('#lens').getBoundingClientRect().top"
+    assert last.evaluate("word => word.getBoundingClientRect().bottom") <= page.evaluate(below)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
     assert phone.wrong == []
@@ -421,6 +430,7 @@ def test_what_is_no_picture_is_refused_in_plain_words(visit: Visit, tmp_path: Pa
     page.set_input_files("#file", text)
     playwright.expect(trouble).to_have_text("notes.txt is not a PNG, JPEG, WebP or GIF picture.")
     assert page.inner_text("#caption") == caption
+    assert page.input_value("#file") == ""
     page.set_input_files("#file", tiny)
     playwright.expect(trouble).to_be_empty()
     visit.ask()
@@ -441,6 +451,8 @@ def test_a_value_out_of_range_is_refused_in_the_servers_words(visit: Visit) -> N
     page.fill("#question", "  ")
     page.click("#send")
     playwright.expect(page.locator("#trouble")).to_have_text("Write a question first.")
+    page.fill("#question", "What is this?")
+    playwright.expect(page.locator("#trouble")).to_be_empty()
     assert all("status of 400" in line for line in visit.wrong)
     visit.wrong.clear()
 

@@ -80,6 +80,7 @@ export class AnswerPanel {
       this.said, this.notes, this.unseen, this.state, this.take);
     for (const kind of ["pointerover", "focusin", "click"])
       this.said.addEventListener(kind, ({target}) => this.#point(target));
+    this.said.addEventListener("click", ({target}) => target.scrollIntoView({block: "nearest"}));
     this.said.addEventListener("keydown", (event) => this.#walk(event));
   }
 
@@ -128,7 +129,7 @@ export class AnswerPanel {
     const {report, reason, findings, tokens} = this.#transcript;
     if (!tokens.length && !this.text) this.said.textContent = "(It said nothing.)";
     this.#finish([
-      `${tokens.length} tokens`,
+      tokens.length > 0 && `${tokens.length} tokens`,
       report && `${report.forwards} rows through the model`,
       this.#seconds !== null && `${this.#seconds.toFixed(1)} s`,
       reason === "length" && "cut off: the longest answer was reached",

@@ -8,7 +8,7 @@ const ROWS = ["upper", "middle", "lower"], COLUMNS = ["left", "middle", "right"]
 
 export class Lens {
   #button = null;
-  #hint = byId("sentence").textContent;
+  #hint = "";
 
   // Shows a word of `strategy`'s answer, whose `button` is marked.
   show(word, strategy, button) {
@@ -18,6 +18,12 @@ export class Lens {
     const parts = [alternatives(word), shares(word), facts(word), ...word.findings.map(finding)];
     byId("details").replaceChildren(...parts.filter(Boolean));
     for (const canvas of document.querySelectorAll("canvas.heat")) draw(canvas, word);
+  }
+
+  // Empty, with what there is to do.
+  invite(hint) {
+    this.#hint = hint;
+    this.clear();
   }
 
   clear() {

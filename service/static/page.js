@@ -11,6 +11,8 @@ import {Arms} from "./strategies.js";
 const DESCRIBE = "Please describe this image in detail.";
 const FIRST = ["greedy", "vcd"];
 const ALTERNATIVES = 5;
+const POINT = "Point at a word (or tab to it and use the arrow keys) to see where the model looked.";
+const ASK = `Ask something. ${POINT}`;
 
 const lens = new Lens();
 const arms = new Arms(byId("arms"));
@@ -30,7 +32,7 @@ function suggest({example}) {
   running?.abort();
   panels = [];
   byId("answers").replaceChildren();
-  lens.clear();
+  lens.invite(ASK);
   const questions = [DESCRIBE, ...(example?.questions ?? [])];
   byId("suggestions").replaceChildren(...questions.map((text) => {
     const onclick = () => {
@@ -65,13 +67,13 @@ async function ask() {
   if (!picture.current) return complain("Choose a picture first.");
   if (!byId("question").value.trim()) return complain("Write a question first.");
   complain("");
-  lens.clear();
   running?.abort();
   const mine = (running = new AbortController());
   byId("stop").disabled = false;
   const show = (...pointed) => lens.show(...pointed);
   panels = arms.chosen().map((arm) => new AnswerPanel(request(arm), measure(), show, copy));
   byId("answers").replaceChildren(...panels.map((panel) => panel.element));
+  lens.invite(POINT);
   tell(`${panels.length} ${panels.length === 1 ? "answer is" : "answers are"} on the way.`);
   const hidden = byId("answers").getBoundingClientRect().top > innerHeight - 100;
   if (hidden) byId("results").scrollIntoView(); // on a phone they are below the form
@@ -157,12 +159,14 @@ function listen() {
   on("key", "keydown", (event) => {
     if (event.key === "Enter") instead(event, () => byId("use-key").click());
   });
+  on("question", "input", () => complain(""));
   on("question", "keydown", (event) => {
     const sends = event.key === "Enter" && !event.shiftKey && !event.isComposing;
     if (sends) instead(event, () => byId("ask").requestSubmit(byId("send")));
   });
   on("ask", "submit", (event) => instead(event, ask));
   on("add-arm", "click", () => arms.add().focus());
+  on("close-lens", "click", () => lens.clear());
   on("stop", "click", () => running?.abort());
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") lens.clear();

@@ -41,7 +41,7 @@ export class PictureInput {
 
   async take(file) {
     const name = file.name || "picture.png";
-    if (!KINDS.includes(file.type)) return this.#refused(`${name} is not a PNG, JPEG, WebP or GIF picture.`);
+    if (!KINDS.includes(file.type)) return this.#refuse(`${name} is not a PNG, JPEG, WebP or GIF picture.`);
     return this.#show({name, blob: file, url: null, caption: name, example: null});
   }
 
@@ -54,7 +54,7 @@ export class PictureInput {
     try {
       await probe.decode();
     } catch {
-      return this.#refused(`${name} cannot be opened as a picture.`);
+      return this.#refuse(`${name} cannot be opened as a picture.`);
     }
     if (this.#wanted !== blob) return;
     this.current = {name, uri, url};
@@ -70,6 +70,12 @@ export class PictureInput {
     if (example) byId("file").value = "";
     await shown.decode();
     this.#changed({...this.current, example});
+  }
+
+  // The one before stays, so the refused one's name must not stand beside the button.
+  #refuse(text) {
+    byId("file").value = "";
+    this.#refused(text);
   }
 
   #dropped(event, data) {

@@ -130,6 +130,7 @@ def test_strategies_come_through_the_same_door(
     """A strategy of another package answers requests by name like our own."""
     from halu.engine import Local
 
+    before = strategies.names()  # all of ours are there before the package can be found
     text = """
 from halu.strategy import Context, Paper, Plan, Strategy, strategies
 
@@ -148,7 +149,6 @@ class Foreign(Strategy):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[halu.strategies]\nforeign = foreign_strategies\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = strategies.names()
     monkeypatch.setattr(strategies, "_loaded", False)
     monkeypatch.setattr(strategies, "_things", dict(strategies._things))
     monkeypatch.setattr(strategies, "_aliases", dict(strategies._aliases))

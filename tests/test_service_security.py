@@ -506,5 +506,5 @@ def test_a_log_line_is_json_and_an_exception_keeps_its_words(capsys: Any) -> Non
 
 def test_request_ids_come_back(served: Any) -> None:
     assert served.get("/health", **{"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
-    odd = served.get("/health", **{"x-request-id": "a b\x7f" * 50}).headers["x-request-id"]
+    odd = served.get("/health", **{"x-request-id": "a b{" * 50}).headers["x-request-id"]
     assert odd.startswith("req-")

@@ -155,6 +155,7 @@ def test_processes_answer_as_this_one_does(tmp_path: Path) -> None:
     assert two == one
 
 
+@pytest.mark.slow
 def test_what_a_worker_raises_arrives_whole(tmp_path: Path) -> None:
     wanted = Plan(models=(Source(name="tiny-lava"),), benchmarks=("pope-scenes",), limit=1)
     with pytest.raises(Unknown, match=r"Unknown model 'tiny-lava'\. Did you mean tiny-llava"):

@@ -15,6 +15,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
+# Models here are tiny: torch's threads would only wait for each other.
+test coverage docs-check docs: export OMP_NUM_THREADS := 1
+
 .DELETE_ON_ERROR:
 .PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs site shape wheel dist sbom audit clean
 

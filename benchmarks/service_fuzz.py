@@ -124,7 +124,7 @@ def _batch(
     @given(address=addresses())
     def run(address: str) -> None:
         try:
-            (picture,) = loop.run_until_complete(intake.open([ImageUrl(url=address)]))
+            (picture,) = loop.run_until_complete(intake.open({"picture": ImageUrl(url=address)}))
         except BadImage as error:
             code = str(error.code)
         else:

@@ -16,12 +16,14 @@ token; the package mitigv on the same model object, at batch 1. Next to them the
 language model's weights and of the keys and values, over the bandwidth of a large copy in the same
 round.
 
-Everyone takes turns, round after round, so that a change of the machine's speed meets them alike,
-after one round to warm up (short on a CPU). A contestant says when it has which token; a round's
-figure is the time from the first to the last, for each in between. Ratios are taken within a round:
-their median, least and largest. On a GPU the round to warm up tells what starting costs (recording
-graphs, loading kernels). Whoever cannot run is listed with the reason. What is known is written
-after each round, a plot beside it, so that a run that is cut short keeps its rounds.
+Everyone takes turns, round after round, after one round to warm up (short on a CPU); before and
+after each, greedy has a turn of its own. A contestant says when it has which token; a turn's figure
+is the time from the first to the last, for each in between. It is divided by the mean of greedy's
+two turns beside it, so that a change of the machine's speed meets both alike; greedy's own figure,
+found the same way, shows what noise is left. Ratios to others are quotients of these, within a
+round: their median, least and largest. On a GPU the round to warm up tells what starting costs
+(recording graphs, loading kernels). Whoever cannot run is listed with the reason. What is known is
+written after each round, a plot beside it, so that a run that is cut short keeps its rounds.
 
 `--tiny` is a dry run on the CPU with tiny models: a test of this script, whose times mean nothing.
 """
@@ -35,15 +37,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from contestants import BASELINES, MITIGV, Ask, Pictures, contestants, inputs_of
 from shapes import ON_CPU, ON_GPU, TINY, Fresh, loaded
+from turns import FLOOR, GREEDY, Round, Took, Turn, plot, table
 
 import halu
 from halu.adapters.replay import CudaGraphs, repeated
@@ -54,18 +53,6 @@ COPY = 2**28
 """Bytes of the copy that measures bandwidth on a CPU; four times that on a GPU."""
 OTHERS = ("two forwards", "greedy without recording", "greedy on remembered pictures")
 NAMES = {*BASELINES, *OTHERS, *strategies.names(), *(f"mitigv {name}" for name in MITIGV)}
-
-
-class Took(NamedTuple):
-    """Seconds to the first token, for each further one, and for the whole answer."""
-
-    first: float
-    further: float
-    whole: float
-
-
-Round = dict[str, Took]
-"""What one round took, by contestant and the floor."""
 
 
 def synchronize() -> None:
@@ -113,77 +100,40 @@ def floor_bytes(vlm: Local, pictures: Pictures, tokens: int) -> int:
     return sum(weight.numel() * weight.element_size() for weight in weights) + keys
 
 
-def turns(
+def rounds_of(
     found: Mapping[str, Ask],
     fresh: Callable[[], Pictures],
+    floor: Callable[[], Took],
     plan: argparse.Namespace,
     refused: dict[str, str],
-    short: bool,
 ) -> Iterator[Round]:
-    """Rounds in which everyone takes a turn, the first of them to warm up, which may be a short
-    one. Who cannot run is out, with the reason.
+    """Rounds in which everyone takes a turn, the floor too; the first of them is to warm up, on a
+    CPU a short one. Who cannot run is out, with the reason.
     """
     for turn in range(plan.rounds + 1):
+        short = not turn and not plan.timed
+        tokens = min(3, plan.tokens) if short else plan.tokens
         own: Round = {}
-        warm = short and not turn
-        for name, ask in found.items():
+
+        def asked(ask: Ask, few: bool = short, tokens: int = tokens) -> Took:
+            return took(ask, fresh()[: 1 if few else None], tokens)
+
+        opening = before = asked(found[GREEDY])
+        for name in (*found, FLOOR):
             if name in refused:
                 continue
             try:
-                pictures = fresh()[: 1 if warm else None]
-                own[name] = took(ask, pictures, min(3, plan.tokens) if warm else plan.tokens)
+                mine = floor() if name == FLOOR else asked(found[name])
             except Exception as error:
                 refused[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                continue
+            after = asked(found[GREEDY])
+            own[name] = Turn(mine, Took(*((a + b) / 2 for a, b in zip(before, after, strict=True))))
+            before = after
+        if not turn:  # the first answer of all is greedy's: what starting cost it
+            own[GREEDY] = own[GREEDY]._replace(own=opening)
         print(f"round {turn} of {plan.rounds}", file=sys.stderr, flush=True)
         yield own
-
-
-def spread(mine: list[float], theirs: list[float]) -> dict[str, float]:
-    """Ratios within a round: median, least, largest."""
-    each = [a / b for a, b in zip(mine, theirs, strict=True)]
-    kinds = {"median": statistics.median(each), "min": min(each), "max": max(each)}
-    return {kind: round(value, 3) for kind, value in kinds.items()}
-
-
-def table(warm: Round, rounds: list[Round], floors: list[float], timed: bool) -> dict[str, Any]:
-    """What everyone took who ran in every round, relative to the baselines; on a GPU the times
-    themselves, and what the first answer of all took, relative to a later one.
-    """
-    names = [name for name in rounds[0] if all(name in one for one in rounds)]
-    by_name = {name: Took(*zip(*(one[name] for one in rounds), strict=True)) for name in names}
-    rows: dict[str, Any] = {}
-    for name, own in by_name.items():
-        row: dict[str, Any] = {"further token": {}, "first token": {}}
-        for base in BASELINES:
-            if base in by_name:
-                row["further token"][f"to {base}"] = spread(own.further, by_name[base].further)
-                row["first token"][f"to {base}"] = spread(own.first, by_name[base].first)
-        row["further token"]["to floor"] = spread(own.further, floors)
-        if timed:
-            row["first token"]["ms"] = round(1e3 * statistics.median(own.first), 2)
-            row["further token"]["ms"] = round(1e3 * statistics.median(own.further), 3)
-            row["start-up"] = round(warm[name].whole / statistics.median(own.whole), 2)
-        rows[name] = row
-    return rows
-
-
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """What a further token costs, relative to stock generate."""
-    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 9), squeeze=False)
-    for axis, one in zip(axes[0], results, strict=True):
-        rows = {name: row["further token"] for name, row in one["contestants"].items()}
-        found = [row.get("to stock generate", row["to floor"]) for row in rows.values()]
-        middle = [each["median"] for each in found]
-        sides = [[each["median"] - each["min"] for each in found]]
-        sides += [[each["max"] - each["median"] for each in found]]
-        axis.barh(list(rows), middle, xerr=sides, error_kw={"linewidth": 0.8})
-        axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_title(f"{one['model']}, batch {one['batch']}", fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.set_xlabel("time per further token / stock generate", fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def measured(
@@ -196,22 +146,26 @@ def measured(
     chosen = {name: ask for name, ask in found.items() if name in plan.only}
     size = floor_bytes(vlm, shown, plan.tokens)
     rounds: list[Round] = []
-    floors: list[float] = []
     refused: dict[str, str] = {}
-    every = turns(chosen, fresh, plan, refused, short=device.type == "cpu")
+
+    def copying() -> Took:
+        seconds = size / copied_a_second(device)
+        return Took(seconds, seconds, seconds)
+
+    every = rounds_of(chosen, fresh, copying, plan, refused)
     warm = next(every)
     for own in every:
         rounds.append(own)
-        floors.append(size / copied_a_second(device))
         floor = {"bytes": size}
         if plan.timed:
-            floor["ms"] = round(1e3 * statistics.median(floors), 3)
+            seconds = statistics.median(one[FLOOR].own.further for one in rounds)
+            floor["ms"] = round(1e3 * seconds, 3)
         yield {
             "model": f"{model}, random, {str(vlm.adapter.model.dtype).removeprefix('torch.')}",
             "batch": batch,
             "rounds": len(rounds),
             "floor": floor,
-            "contestants": table(warm, rounds, floors, plan.timed),
+            "contestants": table(warm, rounds, plan.timed),
             "refused": refused,
         }
 
@@ -233,7 +187,7 @@ def run(plan: argparse.Namespace, heard: Callable[[list[dict[str, Any]]], None])
 def written(plan: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """Keeps the results, and a plot beside them."""
     result = {
-        "what": "time to the first token and per further token; ratios within a round",
+        "what": "time to the first token and per further token; ratios to greedy beside each turn",
         "command": shlex.join(["python", "benchmarks/decode.py", *sys.argv[1:]]),
         "device": plan.name,
         "versions": {"torch": torch.__version__, "halu": halu.__version__},

@@ -47,9 +47,8 @@ def test_decoding_is_measured_from_end_to_end(tmp_path: Path) -> None:
         for own in one["contestants"].values():
             assert own["further token"]["to floor"]["median"] > 0
             assert "ms" not in own["further token"], "absolute times are for GPUs"
-        for name in ("stock generate", "greedy"):
-            for part in one["contestants"][name].values():
-                assert part[f"to {name}"] == {"median": 1, "min": 1, "max": 1}
+        for part in one["contestants"]["stock generate"].values():
+            assert part["to stock generate"] == {"median": 1, "min": 1, "max": 1}
     assert out.with_suffix(".png").stat().st_size > 10_000
 
 
@@ -109,27 +108,39 @@ def test_a_token_is_timed_within_one_answer(decode: Any) -> None:
         decode.took(taking(decode, 5), [], 1)
 
 
-def test_ratios_are_taken_within_a_round_and_only_of_whole_ones(decode: Any) -> None:
-    slow, refused = iter((11, 1, 2)), {}
+def test_a_turn_is_relative_to_greedy_beside_it_and_only_whole_rounds_count(decode: Any) -> None:
+    speeds, refused = iter((7, *[1] * 4, *[1, 1, 3, 3, 1], *[2] * 5)), {}
 
     def changing(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
-        taking(decode, 1, next(slow))(pictures, tokens, tick)
+        taking(decode, 1, next(speeds))(pictures, tokens, tick)
 
     def failing(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
         raise AttributeError("no such thing\nat all")
 
     found = {"stock generate": taking(decode, 2, 4), "greedy": changing, "broken": failing}
-    plan = SimpleNamespace(rounds=2, tokens=2)
-    warm, *rounds = decode.turns(found, lambda: [1, 2], plan, refused, short=False)
+    plan = SimpleNamespace(rounds=2, tokens=2, timed=True)
+    floor = decode.Took(1, 1, 1)
+    warm, *rounds = decode.rounds_of(found, lambda: [1, 2], lambda: floor, plan, refused)
     assert refused == {"broken": "AttributeError: no such thing"}
     rounds[1]["late"] = rounds[1]["greedy"]
-    rows = decode.table(warm, rounds, [2, 2], True)
+    # greedy's turns of the second round take 1, 1, [3], 3 and 1 a token: beside stock generate 1,
+    # beside its own 2, beside the floor 2; in the third round all take 2
+    rows = decode.table(warm, rounds, True)
     assert list(rows) == ["stock generate", "greedy"]
+    assert rows["stock generate"]["further token"]["to greedy"] == spread(4, 2)
     own = rows["greedy"]["further token"]
-    assert own["to stock generate"] == {"median": 0.375, "min": 0.25, "max": 0.5}
-    assert own["to floor"] == {"median": 0.75, "min": 0.5, "max": 1.0}
-    assert (own["ms"], rows["greedy"]["first token"]["ms"]) == (1500, 1000)
-    assert rows["greedy"]["start-up"] == 4.8
+    assert own["to greedy"] == spread(1.5, 1)
+    assert own["to stock generate"] == spread(1.5 / 4, 1 / 2)
+    assert own["to floor"] == spread(1.5 / 0.5, 1 / 0.5)
+    assert (own["ms"], rows["greedy"]["first token"]["ms"]) == (2500, 1000)
+    assert rows["greedy"]["start-up"] == round(8 / 3.5, 2)
+
+
+def spread(first: float, second: float) -> dict[str, float]:
+    """Of two rounds."""
+    low, high = sorted((first, second))
+    found = {"median": (low + high) / 2, "min": low, "max": high}
+    return {kind: round(value, 3) for kind, value in found.items()}
 
 
 def test_the_warm_up_of_a_cpu_is_short(decode: Any) -> None:
@@ -139,9 +150,10 @@ def test_the_warm_up_of_a_cpu_is_short(decode: Any) -> None:
         seen.append((len(pictures), tokens))
         taking(decode, 1, 1)(pictures, tokens, tick)
 
-    plan = SimpleNamespace(rounds=2, tokens=24)
-    list(decode.turns({"greedy": ask}, lambda: [1] * 8, plan, {}, short=True))
-    assert seen == [(1, 3), (8, 24), (8, 24)]
+    plan = SimpleNamespace(rounds=1, tokens=24, timed=False)
+    took = decode.Took(1, 1, 1)
+    list(decode.rounds_of({"greedy": ask}, lambda: [1] * 8, lambda: took, plan, {}))
+    assert seen == [(1, 3)] * 4 + [(8, 24)] * 4
 
 
 def test_a_run_that_is_cut_short_keeps_its_rounds(
@@ -151,7 +163,7 @@ def test_a_run_that_is_cut_short_keeps_its_rounds(
 
     def ask(pictures: Any, tokens: int, tick: Callable[[int], None]) -> None:
         calls.append(tokens)
-        if len(calls) > 4:
+        if len(calls) > 16:
             raise KeyboardInterrupt
         taking(decode, 1, 1)(pictures, tokens, tick)
 

@@ -142,8 +142,12 @@ def find(
     answer: Answer, images: Images, using: Sequence[Detector], asked: Asked | None = None
 ) -> list[Finding]:
     """What all these detectors find, in order of place; their own order plays no part."""
-    found = [finding for one in using for finding in one(answer, images, asked)]
-    return sorted(found, key=lambda one: (one.start, one.stop, one.detector, -one.score))
+    return in_order(finding for one in using for finding in one(answer, images, asked))
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings of several detectors in order of place."""
+    return sorted(findings, key=lambda one: (one.start, one.stop, one.detector, -one.score))
 
 
 def detect(

@@ -11,11 +11,11 @@ import anyio.to_thread
 from PIL import Image
 
 from halu.detector import Asked as Known
-from halu.detector import Detector, find, stated
+from halu.detector import Detector, find, in_order, stated
 from halu.errors import HaluError
 from halu.service.asking import Asked
 from halu.service.metrics import Metrics
-from halu.service.refusals import Late
+from halu.service.refusals import Gone, Late
 from halu.service.tasks import News, Task
 from halu.service.worker import Worker
 from halu.types import Answer, Event, Finding, Request
@@ -37,16 +37,21 @@ class Checks:
     async def answer(
         self, asked: Asked, index: int, answer: Answer, worker: Worker, tenant: str, end: float
     ) -> list[Finding] | None:
-        """What the detectors that were asked for find in one choice; none if none was.
+        """What a strategy noted in one choice and the detectors that were asked for find there; none
+        where neither did anything.
 
         Raises:
             HaluError: a detector that cannot work here, or that is not done by `end` (monotonic).
         """
         if not asked.detectors:
-            return None
-        generate = partial(_generated, worker, asked.model.name, tenant)
-        known = Known(asked.requests[index], generate, asked.model.name)
-        return await self._run(answer, asked.images, asked.detectors, known, end)
+            return list(answer.findings) or None
+        again = Again(worker, asked.model.name, tenant)
+        known = Known(asked.requests[index], again, asked.model.name)
+        try:
+            found = await self._run(answer, asked.images, asked.detectors, known, end)
+        finally:
+            again.close()
+        return in_order([*answer.findings, *found])
 
     async def text(
         self, text: str, image: Image.Image, using: Sequence[Detector], end: float
@@ -84,30 +89,58 @@ class Checks:
                 own = find(answer, images, (one,), known)
             self.metrics.flagged.labels(one.name).inc(len(own))
             found += own
-        return sorted(found, key=lambda one: (one.start, one.stop, one.detector, -one.score))
+        return in_order(found)
 
 
-def _generated(
-    worker: Worker, model: str, tenant: str, requests: list[Request]
-) -> Iterator[tuple[int, Answer]]:
-    """Answers of the same model, for detectors that ask it again; called in a detector's thread."""
-    heard: queue.SimpleQueue[tuple[int, News]] = queue.SimpleQueue()
+class Again:
+    """Further answers of the same model, for detectors that ask it again. Called in a detector's
+    thread; `close`, in any thread, ends what still runs within a step, and what waits for it.
 
-    def tell(index: int, news: News) -> None:
-        heard.put((index, news))
+    Args:
+        worker: runs the tasks.
+        model: its public name.
+        tenant: who asked.
+    """
 
-    tasks = [Task(one, model, tenant, partial(tell, i)) for i, one in enumerate(requests)]
-    for task in tasks:
-        worker.submit(task)
-    try:
-        left = len(tasks)
-        while left:
-            index, news = heard.get()
-            if isinstance(news, HaluError):
-                raise news
-            if isinstance(news, Event) and news.answer is not None:
-                left -= 1
-                yield index, news.answer
-    finally:
-        for task in tasks:
-            worker.cancel(task)
+    def __init__(self, worker: Worker, model: str, tenant: str) -> None:
+        self._worker, self._model, self._tenant = worker, model, tenant
+        self._heard: queue.SimpleQueue[tuple[int, News]] = queue.SimpleQueue()
+        self._closed = False
+
+    def __call__(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """The answers as they come, with their indices.
+
+        Raises:
+            HaluError: what the first task that failed says.
+        """
+        heard = self._heard = queue.SimpleQueue()
+        tasks = [
+            Task(one, self._model, self._tenant, partial(_tell, heard, index))
+            for index, one in enumerate(requests)
+        ]
+        try:
+            left = len(tasks)
+            for task in tasks:
+                self._worker.submit(task)
+            while left:
+                index, news = _gone if self._closed else heard.get()
+                if isinstance(news, HaluError):
+                    raise news
+                if isinstance(news, Event) and news.answer is not None:
+                    left -= 1
+                    yield index, news.answer
+        finally:
+            for task in tasks:
+                self._worker.cancel(task)
+
+    def close(self) -> None:
+        """Nobody waits for the answers any more."""
+        self._closed = True
+        self._heard.put(_gone)
+
+
+_gone: tuple[int, News] = (0, Gone("Nobody waits for the detectors any more."))
+
+
+def _tell(heard: "queue.SimpleQueue[tuple[int, News]]", index: int, news: News) -> None:
+    heard.put((index, news))

@@ -64,7 +64,9 @@ class HaluReport(Outgoing):
     seed: int
     forwards: int = Field(description="Rows through the language model, prompt included.")
     image_tokens: int
-    findings: list[Finding] | None = Field(None, description="If detectors were asked for.")
+    findings: list[Finding] | None = Field(
+        None, description="Of the detectors that were asked for, and of the strategy itself."
+    )
     tokens: list[SeenToken] | None = Field(None, description="If evidence was asked for.")
 
 

@@ -18,12 +18,12 @@ from halu.service import refusals, reporting
 from halu.service.answering import Answering
 from halu.service.asking import Asked
 from halu.service.replies import Chunk, ChunkChoice, Delta
-from halu.types import Answer, Event
+from halu.types import Answer, Event, Finding
 
 BEAT_SECONDS = 10.0
 """Between two comments that keep a silent connection open."""
 Check = Callable[[int, Answer], Awaitable[reporting.Findings]]
-"""What detectors find in choice `index`; none if none was asked."""
+"""What is found in choice `index`; none if nobody looked."""
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -82,9 +82,9 @@ class Chunks:
             own["tokens"] = [_plain(reporting.seen(token)) for token in event.tokens]
         return self._chunk([choice], Chunk(halu={"index": index, **own}) if own else None)
 
-    def found(self, index: int, findings: reporting.Findings) -> bytes:
-        """What detectors found."""
-        plain = [_plain(finding) for finding in findings or ()]
+    def found(self, index: int, findings: Sequence[Finding]) -> bytes:
+        """What detectors, or the strategy itself, found."""
+        plain = [_plain(finding) for finding in findings]
         return self._chunk([], Chunk(halu={"index": index, "findings": plain}))
 
     def usage(self, answers: Sequence[Answer]) -> bytes:
@@ -120,9 +120,10 @@ async def stream(
             if event.answer is not None:
                 answers[index] = event.answer
             yield chunks.said(index, event)
-        if asked.detectors:
-            for index in sorted(answers):
-                yield chunks.found(index, await check(index, answers[index]))
+        for index in sorted(answers):
+            found = await check(index, answers[index])
+            if found is not None:
+                yield chunks.found(index, found)
         if with_usage:
             yield chunks.usage([answers[index] for index in sorted(answers)])
         yield DONE

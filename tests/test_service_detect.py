@@ -11,11 +11,14 @@ pytest.importorskip("open_clip")
 
 from live import chat, live, uri
 
+from halu.engine import load
 from halu.errors import HaluError
 from halu.service.deployment import deployment
 from halu.service.settings import read_settings
 
 DESCRIBE = "Please describe this image in detail."
+SURE = {"threshold": 0.05}
+"""Woodpecker then corrects what a detector doubts but little."""
 CLAIM = "There is a dog, a surfboard and an elephant in the image."
 
 
@@ -40,6 +43,20 @@ def test_findings_come_with_the_answer_and_after_the_stream(served: Any, scene: 
     last = json.loads(lines[-2])
     assert last["choices"] == []
     assert [one["start"] for one in last["halu"]["findings"]] == [one["start"] for one in findings]
+
+
+def test_what_a_strategy_changed_comes_with_the_answer(served: Any, scene: Any) -> None:
+    known = load("tiny-llava").ask(
+        scene, DESCRIBE, strategy="woodpecker", params=SURE, max_new_tokens=60
+    )
+    wanted = [one.model_dump(mode="json") for one in known.findings]
+    assert wanted, "the test needs a caption with something to change"
+    own = {"strategy": "woodpecker", "params": SURE}
+    body = chat(scene, DESCRIBE, max_tokens=60, halu=own)
+    assert served.post("/v1/chat/completions", **body).json()["halu"]["findings"] == wanted
+    told = served.post("/v1/chat/completions", **body, stream=True).text.splitlines()
+    last = json.loads([line for line in told if line.startswith("data: {")][-1][6:])
+    assert last["halu"]["findings"] == wanted
 
 
 def test_a_text_that_somebody_wrote(served: Any, scene: Any) -> None:

@@ -109,25 +109,23 @@ def running(server: Any) -> list[Any]:
     return [lane for worker in server.site.workers.values() for lane in worker.lanes.values()]
 
 
+async def leave(server: Any, body: dict[str, Any], least: int = 4) -> None:
+    """A client that leaves as soon as its request has so many rows."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        work = asyncio.ensure_future(client.post(f"{server.url}/v1/chat/completions", json=body))
+        while rows(server) < least:
+            await asyncio.sleep(0.01)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_when_the_client_leaves_its_branches_end_within_a_step(
     slow: tuple[Any, Slow], scene: Any, stream: bool
 ) -> None:
     server, model = slow
     body = chat(scene, DESCRIBE, max_tokens=400, stream=stream, n=2, halu={"strategy": "vcd"})
-    body = {**body, "temperature": 2.0, "repetition_penalty": 0.1}
-
-    async def leave() -> None:
-        async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
-            work = asyncio.ensure_future(
-                client.post(f"{server.url}/v1/chat/completions", json=body)
-            )
-            while rows(server) < 4:
-                await asyncio.sleep(0.01)
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-
-    asyncio.run(leave())
+    asyncio.run(leave(server, {**body, "temperature": 2.0, "repetition_penalty": 0.1}))
     before = model.steps
     until(lambda: rows(server) == 0, seconds=2)
     assert model.steps - before <= 2
@@ -136,6 +134,29 @@ def test_when_the_client_leaves_its_branches_end_within_a_step(
     assert re.search(
         r'request_failure_total{reason="cancelled"} [1-9]', server.get("/metrics").text
     )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_when_the_client_leaves_what_detectors_ask_ends_too(
+    slow: tuple[Any, Slow], scene: Any, stream: bool
+) -> None:
+    server, model = slow
+    halu = {"detectors": ["consistency:samples=4"]}
+    asyncio.run(leave(server, chat(scene, DESCRIBE, max_tokens=30, stream=stream, halu=halu)))
+    before = model.steps
+    until(lambda: rows(server) == 0, seconds=2)
+    assert model.steps - before <= 2
+    until(lambda: server.site.checks.threads.borrowed_tokens == 0, seconds=2)
+
+
+def test_at_the_deadline_what_detectors_ask_ends_too(scene: Any) -> None:
+    model = Slow(0.05)
+    with live(model, deadline_seconds=2.5) as server:
+        halu = {"detectors": ["consistency:samples=4"]}
+        reply = server.chat(scene, DESCRIBE, max_tokens=30, halu=halu)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+        until(lambda: rows(server) == 0, seconds=2)
+        until(lambda: server.site.checks.threads.borrowed_tokens == 0, seconds=2)
 
 
 def test_beyond_its_places_the_server_refuses_at_once(slow: tuple[Any, Slow], scene: Any) -> None:

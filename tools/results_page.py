@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,39 +99,53 @@ def brief(found: dict[str, Any]) -> str:
     by_key = {(row["label"], row["benchmark"], row["split"]): row for row in found["results"]}
     labels = list(dict.fromkeys(row["label"] for row in found["results"]))
     few = [COLUMNS[i] for i in (2, 3, 4, 5, 7)]
-    told = changes(by_key, labels, few)
-    changed = [name for name in labels if any(line.startswith(f"- `{name}`:") for line in told)]
+    changed, _ = divided(by_key, labels, few)
+    somewhere, silent = divided(by_key, labels, COLUMNS)
+    elsewhere = [name for name in somewhere if name not in changed]
+    counts = sorted({by_key[labels[0], *c[:2]]["n"] for c in few})
     lines = [
+        f"{' or '.join(map(str, counts))} samples in each column, by the command in"
+        f" [docs/results](docs/results/README.md#{found['run']['model']}):\n",
         "| strategy | " + " | ".join(c[3] for c in few) + " | forwards a token of a caption |",
         "|---|" + "---|" * len(few) + "--:|",
     ]
     for name in [labels[0], *changed]:
         cells = [cell(by_key.get((name, *c[:2])), c[2]) for c in few]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {forwards(by_key, name)} |")
-    return "\n".join([*lines, "", told[-1].strip().replace("shows", "shows in these columns", 1)])
+    if elsewhere:
+        lines += ["", f"Changed only in columns that are not here: {_names(elsewhere)}."]
+    return "\n".join([*lines, "", f"No difference that shows in any column: {_names(silent)}."])
 
 
 def changes(by_key: dict[Any, dict[str, Any]], labels: list[str], shown: list[Any]) -> list[str]:
     """Strategies with a verdict, each with what got better and worse; then the others."""
-    told, silent = [], []
+    changed, silent = divided(by_key, labels, shown)
+    told = [f"- `{name}`: {'; '.join(parts)}" for name, parts in changed.items()]
+    return [*told, "", f"No difference that shows: {_names(silent)}.\n"]
+
+
+def divided(
+    by_key: dict[Any, dict[str, Any]], labels: list[str], shown: Sequence[Any]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Strategies with a verdict, with what got better and what worse; and those without one."""
+    changed, silent = {}, []
     for name in labels[1:]:
-        good, bad = [], []
+        verdicts: dict[str, list[str]] = {"better": [], "worse": []}
         for benchmark, split, metric, _ in shown:
             row = by_key.get((name, benchmark, split))
             verdict = row["vs_greedy"].get(metric, {}).get("verdict") if row else None
-            where = f"{metric} ({benchmark} {split})"
-            if verdict == "better":
-                good.append(where)
-            elif verdict == "worse":
-                bad.append(where)
-        if good or bad:
-            parts = [f"better {', '.join(good)}"] * bool(good) + [f"worse {', '.join(bad)}"] * bool(
-                bad
-            )
-            told.append(f"- `{name}`: {'; '.join(parts)}")
+            if verdict in verdicts:
+                verdicts[verdict].append(f"{metric} ({benchmark} {split})")
+        parts = [f"{verdict} {', '.join(where)}" for verdict, where in verdicts.items() if where]
+        if parts:
+            changed[name] = parts
         else:
-            silent.append(f"`{name}`")
-    return [*told, "", f"No difference that shows: {', '.join(silent)}.\n"]
+            silent.append(name)
+    return changed, silent
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def main() -> int:

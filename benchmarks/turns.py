@@ -77,16 +77,21 @@ def table(warm: Round, rounds: list[Round], timed: bool) -> dict[str, Any]:
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """What a further token costs, relative to stock generate."""
-    figure, axes = plt.subplots(1, len(results), figsize=(4 * len(results), 9), squeeze=False)
+    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 9), squeeze=False)
     for axis, one in zip(axes[0], results, strict=True):
         rows = {name: row["further token"] for name, row in one["contestants"].items()}
         found = [row.get("to stock generate", row["to floor"]) for row in rows.values()]
         middle = [each["median"] for each in found]
         sides = [[each["median"] - each["min"] for each in found]]
         sides += [[each["max"] - each["median"] for each in found]]
-        axis.barh(list(rows), middle, xerr=sides, error_kw={"linewidth": 0.8})
+        axis.errorbar(middle, list(rows), xerr=sides, fmt="o", markersize=4, elinewidth=0.8)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_title(f"{one['model']}, batch {one['batch']}", fontsize=9)
+        axis.grid(axis="x", linewidth=0.3)
+        axis.invert_yaxis()
+        axis.margins(y=0.01)
+        axis.set_title(f"{one['model']},\nbatch {one['batch']}", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.set_xlabel("time per further token / stock generate", fontsize=7)
     figure.tight_layout()

@@ -37,8 +37,8 @@ class Checks:
     async def answer(
         self, asked: Asked, index: int, answer: Answer, worker: Worker, tenant: str, end: float
     ) -> list[Finding] | None:
-        """What a strategy noted in one choice and the detectors that were asked for find there; none
-        where neither did anything.
+        """What the strategy noted in one choice and what the detectors that were asked for find
+        there; none where neither did anything.
 
         Raises:
             HaluError: a detector that cannot work here, or that is not done by `end` (monotonic).

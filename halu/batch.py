@@ -3,12 +3,13 @@ steps, whoever takes the steps.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from halu.errors import BadInput
 from halu.planning import Chosen
 from halu.prompt import Prompt
+from halu.tally import Tally
 from halu.types import Answer, Event, Request
 from halu.vlm import VLM
 
@@ -98,6 +99,12 @@ class Batched(VLM):
     @abstractmethod
     def weights(self) -> int:
         """Bytes of its weights in memory."""
+
+    def reused(self) -> Mapping[str, Tally]:
+        """What its caches were asked for since the last call, and what was there, by the stem of
+        the metrics that vLLM has for such a cache; nothing of caches that are not its own.
+        """
+        return {}
 
     def close(self) -> None:
         """Gives up what it holds beside its memory."""

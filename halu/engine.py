@@ -1,14 +1,17 @@
 """Models in this process, and the one function that loads a model from wherever it is."""
 
+from collections.abc import Mapping
+
 from halu.adapters import Adapter, load_adapter
 from halu.adapters.loading import check_model, place
 from halu.adapters.replay import CudaGraphs
 from halu.batch import Batched
 from halu.decode import Decoder
 from halu.errors import Unsupported
+from halu.tally import Tally
 from halu.vlm import VLM
 
-__all__ = ["Local", "check_model", "gpus", "load", "place"]
+__all__ = ["Local", "check_graphs", "check_model", "gpus", "load", "place"]
 
 URLS = ("http://", "https://")
 
@@ -41,6 +44,11 @@ class Local(Batched):
         tensors = [*self.adapter.model.parameters(), *self.adapter.model.buffers()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
+    def reused(self) -> Mapping[str, Tally]:
+        """Beginnings that prompts share, in tokens; features of pictures, in prompts."""
+        runner = self.adapter.runner
+        return {"prefix_cache": runner.tally.taken(), "mm_cache": runner.vision.tally.taken()}
+
     def peak_gpu_memory_mb(self) -> float | None:
         """Peak memory on the model's GPU since the last call; None on the CPU."""
         import torch
@@ -60,6 +68,7 @@ def load(
     dtype: str | None = None,
     backend: str = "hf",
     graphs: bool = False,
+    feature_cache_mib: float | None = None,
 ) -> VLM:
     """Loads a model.
 
@@ -71,14 +80,22 @@ def load(
         backend: "hf", in this process; "vllm", an engine of vLLM's; or the URL of an
             OpenAI-compatible server.
         graphs: record decoding steps as CUDA graphs and repeat them; on a GPU in this process.
+        feature_cache_mib: most memory for what the vision tower said of pictures, in case they are
+            shown again; by default 256. In this process only.
 
     Raises:
         HaluError: if it cannot be loaded; the message says why.
     """
-    if graphs and (backend != "hf" or not place(device, dtype)[0].startswith("cuda")):
-        raise Unsupported("CUDA graphs need a GPU in this process.", param="graphs")
+    if graphs:
+        check_graphs(backend, device)
+    if feature_cache_mib is not None and backend != "hf":
+        raise Unsupported(
+            f"Backend {backend!r} remembers pictures in its own way.", param="feature_cache_mib"
+        )
     if backend == "hf":
         adapter = load_adapter(name, device=device, dtype=dtype)
+        if feature_cache_mib is not None:
+            adapter.runner.vision.bound = int(feature_cache_mib * 2**20)
         if graphs:
             adapter.runner.record(CudaGraphs(adapter.runner.device))
         return Local(adapter)
@@ -93,6 +110,16 @@ def load(
     raise Unsupported(
         f"Backend {backend!r} is not there.", hint="There are: hf, vllm, or a URL.", param="backend"
     )
+
+
+def check_graphs(backend: str, device: str | None) -> None:
+    """Refuses to record CUDA graphs where that is impossible; nothing is loaded.
+
+    Raises:
+        Unsupported: without a GPU, or where another engine runs the model.
+    """
+    if backend != "hf" or not place(device, None)[0].startswith("cuda"):
+        raise Unsupported("CUDA graphs need a GPU in this process.", param="graphs")
 
 
 def gpus() -> int:

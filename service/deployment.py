@@ -64,7 +64,7 @@ class Deployment:
             return "draining"
         if not self.alive:
             return "engine down"
-        if not all(worker.shelf.loaded for worker in self.workers.values()):
+        if not all(worker.shelf.warm for worker in self.workers.values()):
             return "loading"
         return "ok"
 
@@ -92,6 +92,16 @@ def deployment(
     metrics = Metrics(settings.backend)
     by_device = offered or dealt(settings.models, settings.device)
     bring = load_model or partial(_load, settings)
+    workers = {
+        device: Worker(
+            _shelves(models, bring, settings.memory_gib),
+            metrics,
+            max_rows=settings.max_rows,
+            max_rows_per_request=settings.max_rows_per_request,
+        )
+        for device, models in by_device.items()
+    }
+    _watch(metrics, tuple(workers.values()))
     return Deployment(
         settings=settings,
         metrics=metrics,
@@ -99,16 +109,17 @@ def deployment(
         intake=_intake(settings, metrics),
         checks=Checks(metrics),
         models={model.name: model for models in by_device.values() for model in models},
-        workers={
-            device: Worker(
-                _shelves(models, bring, settings.memory_gib),
-                metrics,
-                max_rows=settings.max_rows,
-                max_rows_per_request=settings.max_rows_per_request,
-            )
-            for device, models in by_device.items()
-        },
+        workers=workers,
     )
+
+
+def _watch(metrics: Metrics, workers: Sequence[Worker]) -> None:
+    """The gauges of all devices together, as they stand when somebody asks."""
+    most = sum(worker.max_rows for worker in workers)
+    metrics.running.set_function(lambda: sum(worker.running for worker in workers))
+    metrics.waiting.set_function(lambda: sum(len(worker.waiting) for worker in workers))
+    metrics.rows.set_function(lambda: sum(worker.rows for worker in workers))
+    metrics.full.set_function(lambda: sum(worker.rows for worker in workers) / most)
 
 
 def _shelves(
@@ -121,7 +132,13 @@ def _shelves(
 def _load(settings: Settings, source: str, device: str | None) -> Batched:
     if settings.backend == "vllm":
         return load_served(source, device=device, dtype=settings.dtype, options=settings.vllm)
-    found = load(source, device=device, dtype=settings.dtype)
+    found = load(
+        source,
+        device=device,
+        dtype=settings.dtype,
+        graphs=settings.graphs,
+        feature_cache_mib=settings.feature_cache_mib,
+    )
     assert isinstance(found, Batched)
     return found
 

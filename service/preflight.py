@@ -4,7 +4,7 @@ import os
 import re
 
 from halu.detector import detectors
-from halu.engine import check_model
+from halu.engine import check_graphs, check_model
 from halu.errors import BadInput, Unavailable
 from halu.planning import choose
 from halu.service.options import parameters
@@ -65,7 +65,8 @@ def check_telemetry(settings: Settings) -> None:
 
 
 def check_models(settings: Settings) -> None:
-    """The backend, and every model's name, configuration and device; weights are not read.
+    """The backend, and every model's name, configuration and device, and whether CUDA graphs can be
+    recorded there; weights are not read.
 
     Raises:
         HaluError: what cannot be loaded; the message says why.
@@ -75,3 +76,5 @@ def check_models(settings: Settings) -> None:
     devices = settings.device or (None,)
     for number, name in enumerate(settings.models):
         check_model(name, device=devices[number % len(devices)], dtype=settings.dtype)
+    for device in devices if settings.graphs else ():
+        check_graphs(settings.backend, device)

@@ -144,7 +144,7 @@ def _metrics_server(site: Deployment) -> WSGIServer | None:
     port = site.settings.metrics_port
     if port is None:
         return None
-    host = site.settings.host
+    host = site.settings.metrics_host
     try:
         started: Any = start_http_server(port, host, registry=site.metrics.registry)
     except OSError as error:

@@ -49,11 +49,17 @@ class Settings(BaseSettings):
     backend: Literal["hf", "vllm"] = Field(
         "hf", description="hf: by transformers; vllm: by a vLLM engine. Both in this process."
     )
+    graphs: bool = Field(
+        False, description="Record decoding steps as CUDA graphs; hf on a GPU only."
+    )
     vllm: dict[str, Any] = Field(
         default_factory=dict, description="Further arguments of vLLM's engine, by name."
     )
     memory_gib: float | None = Field(
         None, gt=0, description="Most memory for weights on a device; idle models make room."
+    )
+    feature_cache_mib: float = Field(
+        256.0, ge=0, description="Most memory for what a model remembers of pictures; hf only."
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -63,8 +69,9 @@ class Settings(BaseSettings):
     )
     api_key_file: Path | None = Field(None, description="Hashed keys; see `halu serve --new-key`.")
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="Serve /metrics on this port only, on the same address."
+        None, ge=1, le=65535, description="Serve /metrics on this port only, without keys."
     )
+    metrics_host: str = Field("127.0.0.1", description="Address to listen on at metrics_port.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Of logs.")
     log_file: Path | None = Field(None, description="JSON lines; none: standard error.")
     telemetry: bool = Field(

@@ -51,6 +51,12 @@ class Shelf:
         load: loads one.
         limit: most bytes of weights; none: no limit.
         ready: called from the loading thread once a load has ended.
+
+    Attributes:
+        loaded: those in memory, by name.
+        loading: the one that is on its way.
+        warm: whether there ever was one in memory; while it makes room for another the server is as
+            ready as before.
     """
 
     def __init__(
@@ -66,11 +72,12 @@ class Shelf:
         self._sizes: dict[str, int] = {}
         self._used: dict[str, float] = {}
         self._failed: dict[str, HaluError] = {}
-        self._loading: str | None = None
+        self.loading: str | None = None
+        self.warm = False
         self._lock = threading.Lock()
 
     def take(self, name: str, busy: Collection[str]) -> Batched | None:
-        """The model, or none while it is on its way.
+        """The model, or none: it is on its way, waits for `loading`, or there is no room yet.
 
         Args:
             name: one of `models`.
@@ -86,8 +93,8 @@ class Shelf:
                 self._used[name] = time.monotonic()
                 self._make_room(0, {name, *busy})
                 return self.loaded[name]
-            if self._loading is None and self._fits(name, busy):
-                self._loading = name
+            if self.loading is None and self._fits(name, busy):
+                self.loading = name
                 threading.Thread(target=self._bring, args=(name,), daemon=True).start()
         return None
 
@@ -126,12 +133,13 @@ class Shelf:
             log.error("not loaded", extra={"told": {"model": name, "why": outline(error)}})
             refused = Unavailable(f"Model {name!r} cannot be loaded.", param="model")
             with self._lock:
-                self._failed[name], self._loading = refused, None
+                self._failed[name], self.loading = refused, None
         else:
             seconds = round(time.monotonic() - start, 2)
             log.info("loaded", extra={"told": {"model": name, "seconds": seconds}})
             with self._lock:
-                self.loaded[name], self._loading = vlm, None
+                self.loaded[name], self.loading = vlm, None
+                self.warm = True
                 self._sizes[name], self._used[name] = vlm.weights, time.monotonic()
         self._ready()
 

@@ -8,6 +8,7 @@ from prometheus_client import Histogram
 
 from halu.batch import Batch, Batched, Work
 from halu.errors import HaluError
+from halu.service.logs import request_id
 from halu.types import Event, Request
 
 
@@ -28,6 +29,7 @@ class Task:
     tenant: str
     tell: Callable[[News], None]
     arrived: float = field(default_factory=time.monotonic)
+    id: str = field(default_factory=request_id.get)  # of the HTTP request, for the log
     cancelled: bool = False
     begun: float = 0.0
     started: float = 0.0

@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "halu.images": "errors",
     "halu.scenes": "errors",
     "halu.attention": "errors layout types",
-    "halu.adapters": "attention errors hub layout models prompt strategy torchvision_shim types",
+    "halu.adapters": (
+        "attention errors hub layout models prompt strategy tally torchvision_shim types"
+    ),
     "halu.grounding": "errors hub images layout models registry scenes torchvision_shim types",
     "halu.decoders": (
         "attention claims constants conversation correcting detector drafting endpoint errors"
@@ -35,7 +37,7 @@ MAY_IMPORT = {
     ),
     "halu.service": (
         "batch catalogue detector engine errors examining images models planning registry"
-        " strategy types values vllm vlm weights"
+        " strategy tally types values vllm vlm weights"
     ),
 }
 # Nobody below these imports them.

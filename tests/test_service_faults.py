@@ -88,6 +88,32 @@ def test_a_failing_forward_ends_its_batch_and_the_next_one_runs(scene: Any) -> N
         assert server.get("/ready").status_code == 200
 
 
+def test_the_openai_client_raises_what_goes_wrong_in_a_stream(scene: Any) -> None:
+    openai = pytest.importorskip("openai")
+    steps = []
+
+    def late() -> bool:
+        steps.append(1)
+        return len(steps) > 3
+
+    said: list[str] = []
+
+    def listen(stream: Any) -> None:
+        for chunk in stream:
+            said.extend(one.delta.content for one in chunk.choices if one.delta.content)
+
+    with (
+        live(spoilt(late)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stream = client.chat.completions.create(**chat(scene, DESCRIBE), stream=True)
+        with pytest.raises(openai.APIError) as raised:
+            listen(stream)
+    assert said
+    assert raised.value.type == "server_error"
+    assert "0x" not in str(raised.value)
+
+
 def test_a_device_that_only_fails_is_given_up(scene: Any) -> None:
     with live(spoilt(lambda: True)) as server:
         assert [server.chat(scene, DESCRIBE).status_code for _ in range(3)] == [500] * 3

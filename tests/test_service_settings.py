@@ -1,6 +1,7 @@
 """Settings from flags, environment and file; the command; what there is to look at."""
 
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("pydantic_settings")
 pytest.importorskip("prometheus_client")
 
-from live import chat, live
+from live import chat, live, until
 
 from halu.errors import BadInput, HaluError, Unknown
 from halu.service.deployment import deployment
@@ -134,6 +135,8 @@ def refused(halu: Any, *options: object) -> str:
         (["--device", "cuda:99"], "Device 'cuda:99' is not available"),
         (["--device", "abacus"], "Device 'abacus' is not available"),
         (["--set", "dtype=roman"], "Unknown dtype 'roman'"),
+        (["--graphs", "--device", "cpu"], "CUDA graphs need a GPU"),
+        (["--set", "graphs=true", "--device", "cpu"], "CUDA graphs need a GPU"),
         (["--set", "strategy=vcdd"], "Did you mean vcd"),
         (["--set", "strategy=vhr+vhr"], "twice"),
         (["--set", "listed_strategies=vcd,vhrr"], "Did you mean vhr"),
@@ -144,6 +147,7 @@ def refused(halu: Any, *options: object) -> str:
         (["--config", "FOLDER/noise"], "cannot be read"),
         (["--set", "log_file=FOLDER/no/such.log"], "Logs cannot go"),
         (["--host", "300.0.0.1", "--api-key-file", "FOLDER/keys"], "Cannot listen"),
+        (["--set", "metrics_port=9", "--set", "metrics_host=300.0.0.1"], "Cannot listen"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_server_listens(
@@ -155,6 +159,28 @@ def test_what_cannot_work_is_refused_before_the_server_listens(
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "bert"}')
     given = [option.replace("FOLDER", str(tmp_path)) for option in options]
     assert match in refused(halu, *given)
+
+
+def test_the_engine_is_told_what_is_set(monkeypatch: Any) -> None:
+    from halu.engine import load
+    from halu.service import deployment as parts
+
+    told: dict[str, Any] = {}
+
+    def loading(source: str, *, graphs: bool, **options: Any) -> Any:
+        told.update(options, graphs=graphs)
+        return load(source, **options)
+
+    monkeypatch.setattr(parts, "load", loading)
+    monkeypatch.setattr(parts, "check_models", lambda settings: None)
+    for given, graphs in (({}, False), ({"graphs": True}, True)):
+        with live(device="cpu", dtype="float32", feature_cache_mib=3, **given):
+            assert told == {
+                "device": "cpu",
+                "dtype": "float32",
+                "graphs": graphs,
+                "feature_cache_mib": 3,
+            }
 
 
 def test_an_operators_strategy_is_used_where_a_request_names_none(scene: Any) -> None:
@@ -212,9 +238,72 @@ def test_metrics(scene: Any) -> None:
     assert 'finished_reason="' in text
 
 
+NAMES = {
+    "counter": (
+        "prompt_tokens generation_tokens request_success prefix_cache_queries prefix_cache_hits"
+        " extra_forward_passes image_rejected flagged_claims"
+    ),
+    "gauge": "num_requests_running num_requests_waiting kv_cache_usage_perc",
+    "histogram": (
+        "time_to_first_token_seconds time_per_output_token_seconds e2e_request_latency_seconds"
+        " request_queue_time_seconds request_prefill_time_seconds request_decode_time_seconds"
+        " image_fetch_seconds detector_seconds"
+    ),
+}
+"""Of vLLM's names those that dashboards show, and what only such a service has."""
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_metrics_have_the_names_that_dashboards_know(served: Any, kind: str) -> None:
+    text = served.get("/metrics").text
+    for name in NAMES[kind].split():
+        name += "_total" if kind == "counter" else ""
+        assert f"# TYPE halu_{name} {kind}" in text
+
+
+def test_the_beginnings_that_prompts_share_are_counted(scene: Any) -> None:
+    with live() as server:
+        (worker,) = server.site.workers.values()
+        worker.shelf.loaded["tiny-llava"].adapter.runner.worth = 1
+        values = server.site.metrics.registry.get_sample_value
+
+        def counted(strategy: str) -> tuple[float, float, int]:
+            """Queries and hits so far, and the prompt's tokens."""
+            field = {"strategy": strategy}
+            reply = server.chat(scene, "Is there a dog?", max_tokens=2, halu=field).json()
+            labels = {"model": "tiny-llava", "backend": "hf"}
+            names = ("halu_prefix_cache_queries_total", "halu_prefix_cache_hits_total")
+            until(lambda: not worker.running)
+            queries, hits = (values(name, labels) for name in names)
+            return queries, hits, reply["usage"]["prompt_tokens"]
+
+        queries, hits, tokens = counted("greedy")
+        assert (queries, hits) == (tokens, 0)
+        queries, hits, tokens = counted("vcd")
+        assert queries == 3 * tokens
+        assert 0 < hits < tokens
+
+
 def test_metrics_on_a_port_of_their_own() -> None:
     with live(metrics_port=9) as server:
         assert server.get("/metrics").status_code == 404
+
+
+def test_that_port_is_for_this_machine_unless_told_otherwise(tmp_path: Path) -> None:
+    from halu.service.keys import new_key
+    from halu.service.serving import _metrics_server
+
+    keys = tmp_path / "keys"
+    new_key(keys, "ann")
+    for more, address in (({}, "127.0.0.1"), ({"metrics_host": "0.0.0.0"}, "0.0.0.0")):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        open_to_all = {"host": "0.0.0.0", "api_key_file": keys, "metrics_port": port}
+        server = _metrics_server(deployment(read_settings({**open_to_all, **more})))
+        assert server is not None
+        assert server.server_address == (address, port)
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_number_of_strategy_labels_is_bounded() -> None:

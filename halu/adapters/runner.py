@@ -20,6 +20,7 @@ from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.prompt import Prompt
 from halu.strategy import Tap
+from halu.tally import Tally
 
 Shown = tuple[Prompt, Features | None]
 """A prompt with its picture rows."""
@@ -32,6 +33,9 @@ class Runner:
         model: the transformers model.
         look: its vision tower.
         axes: rotary positions of a token, 1 or 3.
+
+    Attributes:
+        tally: tokens of prompts that were read, and those taken over from a prompt read with them.
     """
 
     def __init__(self, model: Any, look: Look, axes: int) -> None:
@@ -40,6 +44,7 @@ class Runner:
         self.device: torch.device = model.device
         self.vision = Vision(look, self.device)
         self.worth = WORTH
+        self.tally = Tally()
         self.replays: Replays | None = None
         self._axes = axes
         layers = self.text.layers
@@ -89,6 +94,7 @@ class Runner:
         seen = self.vision.features(prompts) if seen is None else seen
         shown = list(zip(prompts, seen, strict=True))
         first, plan = cache.rows, reading(prompts, steered, self.worth)
+        self.tally.add(sum(len(prompt.ids) for prompt in prompts), sum(plan.starts))
         cache.add(len(prompts))
         scores = [self._read(shown, steered, cache, first, plan.whole)]
         if plan.rest:

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from halu.errors import Failed
 from halu.prompt import Prompt
+from halu.tally import Tally
 
 KEPT_BYTES = 2**28
 """Memory for remembered features (some fifty pictures of LLaVA-1.5-7B), least recently used out
@@ -64,6 +65,8 @@ class Vision:
         kept_bytes: bound of the memory.
 
     Attributes:
+        bound: most bytes that are remembered.
+        tally: prompts with pictures whose features were wanted, and those that needed no tower.
         salt: only those who ask under the same salt share what is remembered. How fast an answer
             comes would otherwise tell one user what others have shown.
     """
@@ -72,7 +75,8 @@ class Vision:
         self.salt = ""
         self._look = look
         self._device = device
-        self._bound = kept_bytes
+        self.bound = kept_bytes
+        self.tally = Tally()
         self._kept: OrderedDict[str, Features] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -90,8 +94,11 @@ class Vision:
         asked = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key}
         with self._lock:
             found = {key: self._kept[key] for key in asked if key in self._kept}
-        for batch in _alike({key: p for key, p in asked.items() if key not in found}):
+        fresh = {key: prompt for key, prompt in asked.items() if key not in found}
+        for batch in _alike(fresh):
             found |= self._seen(batch)
+        shown = len(keys) - keys.count(None)
+        self.tally.add(shown, shown - len(fresh))
         self._remember(found)
         return [found[key] if key else None for key in keys]
 
@@ -116,7 +123,7 @@ class Vision:
             for key, features in found.items():
                 self._kept[key] = features
                 self._kept.move_to_end(key)
-            while sum(features.size for features in self._kept.values()) > self._bound:
+            while sum(features.size for features in self._kept.values()) > self.bound:
                 self._kept.popitem(last=False)
 
 

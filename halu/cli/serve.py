@@ -27,6 +27,9 @@ def serve(
     device: Annotated[
         list[str] | None, typer.Option(help="cpu, cuda, cuda:1 ...; models are dealt to them.")
     ] = None,
+    graphs: Annotated[
+        bool | None, typer.Option(help="Record decoding steps as CUDA graphs; needs a GPU.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE.")
@@ -51,6 +54,7 @@ def serve(
         "api_key_file": api_key_file,
         "backend": backend,
         "device": device or None,
+        "graphs": graphs,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     _run(

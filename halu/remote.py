@@ -117,7 +117,15 @@ def _parts(name: str) -> set[str]:
 
 
 def _asked(name: str, request: Request) -> dict[str, Any]:
-    """The body of a request, as arguments of the client."""
+    """The body of a request, as arguments of the client.
+
+    Raises:
+        Unsupported: for what is told of single tokens, of which an answer from a server has none.
+    """
+    if request.evidence != "none":
+        raise _tokenless("evidence")
+    if request.sampling.logprobs is not None:
+        raise _tokenless("logprobs")
     sampling = request.sampling
     extra: dict[str, Any] = {}
     if request.strategy not in PLAIN:
@@ -139,6 +147,14 @@ def _asked(name: str, request: Request) -> dict[str, Any]:
     if request.strategy in PLAIN and sampling.temperature is None:
         asked["temperature"] = PLAIN[request.strategy]
     return {key: value for key, value in asked.items() if value is not None}
+
+
+def _tokenless(param: str) -> Unsupported:
+    return Unsupported(
+        f"Answers from a server come as text, without tokens that could carry {param}.",
+        hint="Load the model in this process, or ask the server over HTTP.",
+        param=param,
+    )
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -102,6 +102,25 @@ def test_plain_sampling_needs_no_halu_server(vlm: VLM, server: Server) -> None:
     assert "halu" not in server.seen[0]
 
 
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"evidence": "mass"}, "evidence"),
+        ({"logprobs": 0}, "logprobs"),
+        ({"logprobs": 3}, "logprobs"),
+    ],
+)
+def test_what_an_answer_from_afar_cannot_carry_is_refused(
+    vlm: VLM, server: Server, options: dict[str, Any], param: str
+) -> None:
+    asked = asking(None, "hello", **options)
+    for ask in (lambda: vlm.generate([asked]), lambda: list(vlm.run(asked))):
+        with pytest.raises(Unsupported, match=param) as raised:
+            ask()
+        assert raised.value.param == param
+    assert not server.seen
+
+
 def test_the_key_comes_from_the_environment(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The must-haves, and a test for each advisory that concerns such servers."""
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -133,6 +134,38 @@ def test_cve_2026_40192_only_listed_formats_are_opened(
     file = io.BytesIO()
     scene.save(file, form)
     refused(served, shown(data(file.getvalue(), kind)), 400, "unsupported_image_media_type")
+
+
+def fits(width: int, height: int) -> bytes:
+    """A FITS file whose picture is compressed by gzip, which is what the flaw was in."""
+
+    def unit(*cards: str) -> bytes:
+        text = "".join(card.ljust(80) for card in (*cards, "END"))
+        return text.ljust(-(-len(text) // 2880) * 2880).encode()
+
+    table = ("BITPIX  = 8", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 1", "ZIMAGE  = T")
+    packed = ("ZCMPTYPE= 'GZIP_1  '", "ZBITPIX = 8", "ZNAXIS  = 2")
+    size = (f"ZNAXIS1 = {width}", f"ZNAXIS2 = {height}")
+    head = unit("SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0")
+    extension = unit("XTENSION= 'BINTABLE'", *table, *packed, *size)
+    return head + extension + b"\0" * 8 + gzip.compress(b"\0" * 4 * width * height)
+
+
+@pytest.mark.parametrize("kind", ["image/fits", "image/png"])
+def test_cve_2026_40192_a_fits_file_is_not_opened(served: Any, kind: str) -> None:
+    file = fits(16, 12)
+    with Image.open(io.BytesIO(file)) as opened:  # Pillow itself would
+        assert (opened.format, opened.size) == ("FITS", (16, 12))
+    refused(served, shown(data(file, kind)), 400, "unsupported_image_media_type")
+
+
+def test_berriai_litellm_24518_no_extra_brings_litellm() -> None:
+    root = SERVICE.parent
+    wanted = (root / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.")[0]
+    pinned = (root / "constraints.txt").read_text(encoding="utf-8")
+    assert "fastapi" in wanted
+    assert "fastapi==" in pinned
+    assert "litellm" not in (wanted + pinned).lower()
 
 
 def test_cve_2025_62164_tensors_are_no_pictures(served: Any) -> None:

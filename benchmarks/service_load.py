@@ -39,9 +39,9 @@ class Seen:
 
 
 async def client(number: int, http: Any, url: str, uri: str, end: float, seen: Seen) -> None:
-    """Asks until the end."""
+    """Asks until the end, once at least."""
     asked = 0
-    while time.monotonic() < end:
+    while not asked or time.monotonic() < end:
         asked += 1
         body = chat(
             uri,
@@ -67,7 +67,7 @@ async def client(number: int, http: Any, url: str, uri: str, end: float, seen: S
 
 async def watch(server: Server, end: float, seen: Seen) -> None:
     """Memory, once a second."""
-    while time.monotonic() < end:
+    while not seen.memory or time.monotonic() < end:
         seen.memory.append(server.memory_mb)
         await asyncio.sleep(1)
 

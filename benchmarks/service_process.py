@@ -1,6 +1,8 @@
 """`halu serve` as a process of its own, for the benchmarks of the service."""
 
 import json
+import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import torch
+
+import halu
 
 QUESTION = "Is there a dog in the image?"
 DESCRIBE = "Please describe this image in detail."
@@ -102,9 +107,24 @@ def percentile(values: list[float], share: float) -> float | None:
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 4)
 
 
+def device() -> str:
+    """What a server runs on that is told nothing else."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
 def written(result: dict[str, Any], out: str | None) -> None:
-    """Prints a result, and keeps it if a file is named."""
-    text = json.dumps(result, indent=2)
+    """Prints a result with how it was made, and keeps it if a file is named."""
+    script, *options = sys.argv
+    made = {
+        "command": shlex.join(["python", f"benchmarks/{Path(script).name}", *options]),
+        "device": device(),
+        "versions": {"torch": torch.__version__, "halu": halu.__version__},
+    }
+    text = json.dumps({**made, **result}, indent=2)
     print(text)
     if out:
-        Path(out).write_text(text + "\n")
+        path = Path(out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")

@@ -77,7 +77,7 @@ async def client(number: int, http: Any, url: str, end: float, seen: Counter[str
 
 async def watch(server: Server, end: float, memory: list[float]) -> None:
     """Memory, each second."""
-    while time.monotonic() < end:
+    while not memory or time.monotonic() < end:
         memory.append(server.memory_mb)
         await asyncio.sleep(1)
 
@@ -106,15 +106,13 @@ def main() -> None:
         time.sleep(2)
         left = server.metric("num_requests_running") + server.metric("num_requests_waiting")
         after = server.open_files
-    tenth = max(1, len(memory) // 10)
+    tenths = [memory[len(memory) * i // 10 : len(memory) * (i + 1) // 10] for i in range(10)]
     result = {
         "what": f"{args.clients} clients, {args.minutes:g} minutes",
         "requests": dict(sorted(seen.items())),
         "running or waiting afterwards": left,
         "open files before and afterwards": [before, after],
-        "memory by tenths of the time, most, MB": [
-            round(max(memory[i * tenth : (i + 1) * tenth]), 1) for i in range(10)
-        ],
+        "memory by tenths of the time, most, MB": [round(max(one), 1) for one in tenths if one],
     }
     written(result, args.out)
 

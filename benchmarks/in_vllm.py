@@ -41,7 +41,7 @@ from halu.vllm.model import params
 from halu.vllm.submission import Submission, engine_input
 from halu.vlm import asking
 
-HALUS = ("worker_cls", "scheduler_cls")
+HALUS = ("worker_cls", "scheduler_cls", "async_scheduling")
 STRATEGIES: dict[str, dict[str, Any]] = {
     "greedy": {},
     "vhr": {},

@@ -6,6 +6,7 @@ vLLM pins torch and much else, so it never shares an environment with the rest. 
 cannot be had the tests are skipped, and the last line says why.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ sys.meta_path.insert(0, Finder())
 
 def main() -> None:
     """Makes the environment, or uses it, and runs the tests in it."""
-    why = "" if (HOME / ".made").exists() else made()
+    why = made()
     if why:
         print(f"vLLM tests skipped: {why}")
         return
@@ -52,7 +53,28 @@ def main() -> None:
 
 
 def made() -> str:
-    """Makes the environment; returns why it cannot be made, or nothing."""
+    """Makes the environment unless it is there as it is wanted; returns why it cannot be made, or
+    nothing.
+    """
+    known = (HOME / ".made").read_text().split() if (HOME / ".made").exists() else []
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = [digest(sys.version, WANTED, BESIDE, UNWANTED, SHIM), digest(pyproject)]
+    if known == wanted:
+        return ""
+    why = "" if known[:1] == wanted[:1] else packages_installed()
+    why = why or halu_installed()
+    if not why:
+        (HOME / ".made").write_text("\n".join(wanted) + "\n")
+    return why
+
+
+def digest(*parts: object) -> str:
+    """A fingerprint of what something is made from."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def packages_installed() -> str:
+    """Makes the environment without halu; returns why it cannot be made, or nothing."""
     if not sys.platform.startswith("linux"):
         return f"no CPU build of vLLM for {sys.platform}"
     shutil.rmtree(HOME, ignore_errors=True)
@@ -63,14 +85,17 @@ def made() -> str:
         if why:
             return why
     pip("uninstall", "--yes", *UNWANTED)
-    why = pip("install", "--no-deps", "--no-build-isolation", "--editable", ".")
-    if why:
-        return why
     (site,) = (HOME / "lib").glob("python*/site-packages")
     (site / "halu_torchvision_shim.py").write_text(SHIM, encoding="utf-8")
     (site / "halu_torchvision_shim.pth").write_text("import halu_torchvision_shim\n")
-    (HOME / ".made").touch()
     return ""
+
+
+def halu_installed() -> str:
+    """Joins halu to the environment, with the entry points that pyproject.toml names now; returns
+    why it cannot be done, or nothing.
+    """
+    return pip("install", "--no-deps", "--no-build-isolation", "--editable", ".")
 
 
 def pip(*arguments: str) -> str:

@@ -41,8 +41,10 @@ class Reader:
     @torch.inference_mode()
     def _read(self, aside: Aside) -> None:
         steering, count = aside.rows[0][0].steering, len(aside.prompt.ids)
-        rows, self.table.rows = self.table.rows, (Rows(steering, 0, 0, count, 0),)
+        rows = self.table.rows
+        self.table.show((Rows(steering, 0, 0, count, 0),))
         self.table.aside = True
+        self.layers.listen(True)
         try:
             embeds = self._embedded(aside.prompt)
             with set_forward_context(None, self.config, num_tokens=count, slot_mapping={}):
@@ -53,7 +55,8 @@ class Reader:
                 )
             scores = self.layers.scores(hidden[-1:])
         finally:
-            self.table.rows, self.table.aside = rows, False
+            self.table.show(rows)
+            self.table.aside = False
         steering.heard(scores[0])
         aside.advance(scores)
 

@@ -2,7 +2,7 @@
 HTTP in `vllm_xargs`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -16,6 +16,8 @@ FORWARDS = "halu_forwards"
 MAIN = "main"
 LARGEST = 16384
 """Longest side of a picture, in pixels."""
+PIXELS = 20_000_000
+"""Most pixels of all pictures of a branch together: the worker makes pictures of these sizes."""
 
 
 class Asked(BaseModel):
@@ -49,6 +51,8 @@ class Asked(BaseModel):
     def _sensible(cls, sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
         if not all(0 < side <= LARGEST for size in sizes for side in size):
             raise ValueError(f"sides of pictures lie in 1 to {LARGEST}")
+        if area(sizes) > PIXELS:
+            raise ValueError(f"pictures have at most {PIXELS:,} pixels together")
         return sizes
 
     @property
@@ -59,6 +63,11 @@ class Asked(BaseModel):
     def text(self) -> str:
         """As a JSON string."""
         return self.model_dump_json()
+
+
+def area(sizes: Iterable[tuple[int, int]]) -> int:
+    """Pixels of pictures of these sizes together."""
+    return sum(width * height for width, height in sizes)
 
 
 def read(extra_args: Mapping[str, Any] | None) -> Asked | None:

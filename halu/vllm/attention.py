@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend, CPUAttentionBackendImpl
+from vllm.v1.attention.backends.cpu_attn import (
+    CPUAttentionBackend,
+    CPUAttentionBackendImpl,
+    CPUAttentionMetadata,
+)
 
 from halu.errors import Failed
 from halu.vllm.table import Table
@@ -23,10 +27,12 @@ class Steered:
     Attributes:
         table: the current forward's steered rows; none until a runner of halu's sets it.
         number: which layer of the language model this is.
+        metadata: what the backend is told of a forward, which must have a `block_table`.
     """
 
     table: Table | None = None
     number: int = -1
+    metadata: type
 
     def forward(
         self,
@@ -89,6 +95,8 @@ def _aside(
 
 class CPUImpl(Steered, CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no types here
     """On CPUs."""
+
+    metadata = CPUAttentionMetadata
 
     @staticmethod
     def gathered(cache: Tensor, table: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:

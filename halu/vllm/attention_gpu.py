@@ -4,14 +4,24 @@ Both keep a token's key and value side by side. Triton's has run in its interpre
 do; FlashAttention's has run nowhere yet.
 """
 
-from vllm.v1.attention.backends.flash_attn import FlashAttentionBackend, FlashAttentionImpl
-from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend, TritonAttentionImpl
+from vllm.v1.attention.backends.flash_attn import (
+    FlashAttentionBackend,
+    FlashAttentionImpl,
+    FlashAttentionMetadata,
+)
+from vllm.v1.attention.backends.triton_attn import (
+    TritonAttentionBackend,
+    TritonAttentionImpl,
+    TritonAttentionMetadata,
+)
 
 from halu.vllm.attention import Steered
 
 
 class TritonImpl(Steered, TritonAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
     """By Triton's kernels."""
+
+    metadata = TritonAttentionMetadata
 
 
 class Triton(TritonAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
@@ -25,6 +35,8 @@ class Triton(TritonAttentionBackend):  # type: ignore[misc]  # vLLM has no types
 
 class FlashImpl(Steered, FlashAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
     """By FlashAttention."""
+
+    metadata = FlashAttentionMetadata
 
 
 class Flash(FlashAttentionBackend):  # type: ignore[misc]  # vLLM has no types here

@@ -10,6 +10,7 @@ from halu.adapters import folder_of
 from halu.errors import BadInput, HaluError, Unavailable
 from halu.types import Sampling
 from halu.vllm.asked import KEY
+from halu.vllm.internals import ENGINE, check, lacking
 from halu.vllm.model import Heard, InEngine, params
 from halu.vllm.submission import Sent, engine_input
 
@@ -17,12 +18,15 @@ OPTIONS: dict[str, Any] = {
     "worker_cls": "halu.vllm.worker.Worker",
     "scheduler_cls": "halu.vllm.scheduler.Coupled",
     "enforce_eager": True,
+    "async_scheduling": False,
     "mm_processor_cache_gb": 0,
     "mm_device_do_normalize": False,
     "generation_config": "vllm",
     "disable_log_stats": True,
 }
-"""What halu sets; everything else is the caller's or vLLM's default."""
+"""What halu sets; everything else is the caller's or vLLM's default. On GPUs vLLM would schedule a
+step while another runs, before it is known which of its rows count.
+"""
 
 
 class Served(InEngine):
@@ -43,6 +47,7 @@ class Served(InEngine):
     def __init__(
         self, name: str, *, device: str | None = None, dtype: str | None = None, **options: Any
     ) -> None:
+        check(lacking(LLMEngine, ENGINE))
         own = current_platform.device_type
         if device is not None and device.partition(":")[0] != own:
             raise BadInput(

@@ -1,4 +1,4 @@
-"""Which engine requests belong together, and which of them the scheduler may let in."""
+"""Which engine requests belong together."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ PATIENCE = 60.0
 """Seconds that a branch waits for the others of its request to arrive."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
     """The branches of one request.
 
@@ -45,11 +45,15 @@ class Groups:
         self._of: dict[str, Group] = {}
         self._named: dict[str, Group] = {}
 
-    def add(self, group: str, size: int, name: str, request: Any) -> None:
-        """A branch has come."""
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def add(self, group: str, size: int, name: str, request: Any) -> Group:
+        """A branch has come; returns its group."""
         one = self._named.setdefault(group, Group(size, self.clock()))
         one.members[name] = request
         self._of[name] = one
+        return one
 
     def of(self, name: str) -> Group | None:
         """The group of a request, if it has one."""
@@ -65,8 +69,9 @@ class Groups:
             for member in group.members if group is not None else ():
                 if member not in over:
                     left.setdefault(member, why)
-        ended = {id(self._of.pop(name)) for name in (*over, *left) if name in self._of}
-        self._named = {key: one for key, one in self._named.items() if id(one) not in ended}
+        ended = {self._of.pop(name) for name in (*over, *left) if name in self._of}
+        if ended:
+            self._named = {key: one for key, one in self._named.items() if one not in ended}
         return left
 
     def late(self) -> set[str]:
@@ -74,24 +79,3 @@ class Groups:
         now = self.clock()
         waiting = (one for one in self._named.values() if not one.whole)
         return {name for one in waiting if now - one.since > self.patience for name in one.members}
-
-    def admits(self, name: str, running: frozenset[str], slots: int) -> bool:
-        """Whether a waiting request may be let in.
-
-        A branch comes in when another of its request runs already; or, as the first of its request,
-        when all have arrived, no other request is half in, and there are slots for all. Else
-        branches that wait for each other could fill all slots. While a request is half in, nobody
-        else comes before its other branches.
-        """
-        group = self._of.get(name)
-        if group is not None and any(member in running for member in group.members):
-            return group.whole
-        if (group is not None and not group.whole) or self._half_open(running):
-            return False
-        return group is None or slots >= group.size
-
-    def _half_open(self, running: frozenset[str]) -> bool:
-        return any(
-            one.whole and 0 < sum(member in running for member in one.members) < one.size
-            for one in self._named.values()
-        )

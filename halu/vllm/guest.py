@@ -42,12 +42,14 @@ class Guest:
         self.ranks = ranks(self.adapter.facts.heads)
         self.longest = config.scheduler_config.max_num_batched_tokens
         self.parts: dict[str, Part] = {}
-        self.outcome = Outcome()
+        self.outcome: Outcome | None = None
 
     def forget(self, names: Iterable[str]) -> None:
         """Requests are over."""
         for name in names:
             self.parts.pop(name, None)
+        if not self.parts:
+            self.layers.listen(False)
 
     def welcome(self, news: Iterable[Any]) -> None:
         """Plans the requests that ask for it; one that comes back from waiting is known."""
@@ -70,11 +72,12 @@ class Guest:
             if one is not None and one.scheduled(before, stop - start):
                 assert one.steering is not None
                 found.append(Rows(one.steering, number, start, stop, before))
-        self.table.rows = found
+        self.table.show(found)
+        self.layers.listen(any(rows.curious for rows in found))
 
     def end(self) -> None:
         """The forward is over."""
-        self.table.rows = ()
+        self.table.show(())
 
     def choose(self, logits: Tensor, newest: Iterable[tuple[int, str]]) -> Outcome:
         """Chooses tokens from the rows of scores [N, V] that count; what the rule makes of them
@@ -91,12 +94,16 @@ class Guest:
         return self.outcome
 
     def tell(self, output: Any) -> None:
-        """Gives the scheduler, with the runner's output, what became of halu's requests."""
+        """Gives the scheduler, with the runner's output, what became of halu's requests, if there
+        were any.
+        """
+        if self.outcome is None:
+            return
         output.halu_dropped = self.outcome.dropped
         output.halu_failed = self.outcome.failed
         output.halu_forwards = self.outcome.forwards
         output.halu_likely = self.outcome.likely
-        self.outcome = Outcome()
+        self.outcome = None
 
     def _planned(self, new: Any) -> Part | None:
         params = new.sampling_params

@@ -9,7 +9,9 @@ from vllm.model_executor.layers.attention import Attention
 
 from halu.errors import Failed
 from halu.strategy import Tap
+from halu.vllm import internals
 from halu.vllm.attention import Steered, check_plain
+from halu.vllm.internals import check, lacking
 from halu.vllm.table import Table
 
 
@@ -23,9 +25,11 @@ class Layers:
 
     Raises:
         Failed: if the model is built in an unknown way.
+        Unavailable: if this vLLM is not one that halu knows.
     """
 
     def __init__(self, model: Any, table: Table, count: int) -> None:
+        check(lacking(model, internals.MODEL))
         self.model = model
         text = model.get_language_model()
         self.text = text.model
@@ -35,8 +39,23 @@ class Layers:
         for number, attention in enumerate(attentions):
             attention.impl.table, attention.impl.number = table, number
         self.attentions = attentions
-        for number, module in enumerate((*self.text.layers, self.text.norm)):
-            module.register_forward_pre_hook(_reader(table, number))
+        self._table = table
+        self._hooks: list[Any] = []
+
+    def listen(self, curious: bool) -> None:
+        """Has the table shown the residual streams, or not: a hook costs each layer something even
+        if nobody asks.
+        """
+        if curious and not self._hooks:
+            modules = enumerate((*self.text.layers, self.text.norm))
+            self._hooks = [
+                module.register_forward_pre_hook(_reader(self._table, number))
+                for number, module in modules
+            ]
+        elif not curious:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
 
     def early(self, tapped: Mapping[int, Tensor], taps: Sequence[Tap]) -> dict[Tap, Tensor]:
         """Rows of scores [V] in float32 that the output head makes of residual streams [D]."""
@@ -60,24 +79,25 @@ def _attention(layer: Any) -> Any:
             hint="VLLM_PLUGINS must be unset or name halu; on GPUs --attention-backend must be"
             " FLASH_ATTN or TRITON_ATTN.",
         )
-    check_plain(found[0].impl)
+    impl: Any = found[0].impl
+    stock = type(impl).__mro__[2]  # after halu's own class and `Steered`
+    check(
+        lacking(stock, internals.ATTENTION),
+        lacking(impl, fields=internals.ATTENTION_FIELDS),
+        lacking(impl.metadata, fields=internals.METADATA),
+    )
+    check_plain(impl)
     return found[0]
 
 
 def _reader(table: Table, number: int) -> Any:
     def hook(module: torch.nn.Module, args: tuple[Any, ...]) -> Any:
-        if not table.rows:
+        if not any(rows.asks(number) for rows in table.rows):
             return None
         # A layer is called with (positions, hidden, residual), the norm with (hidden, residual).
-        hidden, residual = args[-2], args[-1]
-        if any(_curious(rows.steering, number) for rows in table.rows):
-            hidden = hidden.clone()
-            residual = None if residual is None else residual.clone()
-            table.read(number, hidden, residual)
+        hidden, residual = args[-2].clone(), args[-1]
+        residual = None if residual is None else residual.clone()
+        table.read(number, hidden, residual)
         return (*args[:-2], hidden, residual)
 
     return hook
-
-
-def _curious(steering: Any, number: int) -> bool:
-    return number in steering.taps or any(policy.reads != "none" for policy in steering.policies)

@@ -17,8 +17,8 @@ from halu.errors import Failed, HaluError, Unsupported
 from halu.types import Sampling
 from halu.vllm.asked import FORWARDS
 from halu.vllm.batch import Batch
+from halu.vllm.internals import PROCESSOR, check, lacking
 from halu.vllm.part import FAILED
-from halu.vllm.plugin import PROCESSOR, check_methods
 from halu.vllm.submission import Sent
 
 
@@ -69,7 +69,7 @@ class InEngine(Batched):
         self.adapter = bare_adapter(name)
         self.tokenizer = self.adapter.tokenizer
         self.config = config
-        check_methods(type(processor), PROCESSOR)
+        check(lacking(type(processor), PROCESSOR))
         self.processor = processor
         self._lock = threading.RLock()
         self._heard: dict[str, list[Heard | HaluError]] = {}

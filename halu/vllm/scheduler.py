@@ -10,16 +10,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.outputs import LogprobsLists
-from vllm.v1.request import RequestStatus
+from vllm.v1.request import Request, RequestStatus
 
 from halu.errors import HaluError
+from halu.vllm import internals
 from halu.vllm.asked import FORWARDS, Asked, read
 from halu.vllm.choosing import Likely
-from halu.vllm.groups import Groups
-from halu.vllm.plugin import OUTPUT, SCHEDULER, check_fields, check_methods
+from halu.vllm.door import Door
+from halu.vllm.groups import Group, Groups
+from halu.vllm.internals import check, lacking
 from halu.vllm.settings import settings_of
 
 LEFT = "Another branch of the same request has ended."
@@ -32,14 +35,13 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
     """vLLM's scheduler, branches admitted together."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        check_methods(Scheduler, SCHEDULER)
-        check_fields(EngineCoreOutput, OUTPUT)
+        _check_internals()
         super().__init__(*args, **kwargs)
         own = settings_of(self.vllm_config.additional_config)
         self.halu_groups = Groups(patience=own.patience_seconds)
         self.halu_failed: dict[str, str] = {}
         self.halu_idle = 0
-        self.halu_full = False
+        self.halu_door: Door | None = None
 
     def add_request(self, request: Any) -> None:
         """Takes a request in; what is wrong with it is told in the next step."""
@@ -54,21 +56,27 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
             return
         request.halu_steers = asked.steers
         why = self._unfit(request, asked)
+        if asked.group:
+            group = self.halu_groups.add(asked.group, len(asked.branches), name, request)
+            why = why or self._too_large(group)
         if why is not None:
             self.halu_failed[name] = why
-        if asked.group:
-            self.halu_groups.add(asked.group, len(asked.branches), name, request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """The next step; requests that wait in vain end first."""
-        self.halu_failed |= dict.fromkeys(self.halu_groups.late(), LATE)
+        if self.halu_groups:
+            self.halu_failed |= dict.fromkeys(self.halu_groups.late(), LATE)
         if self.halu_idle >= STALLED:
             self._make_room()
-        self.halu_full = False
+        self.halu_door = None
         return super().schedule(*args, **kwargs)
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """What the step came to: dropped rows are to be read again, failed requests end."""
+        if not (
+            hasattr(model_runner_output, "halu_dropped") or self.halu_failed or self.halu_groups
+        ):
+            return super().update_from_output(scheduler_output, model_runner_output)
         dropped = getattr(model_runner_output, "halu_dropped", {})
         failed = {**self.halu_failed, **getattr(model_runner_output, "halu_failed", {})}
         self.halu_failed = {}
@@ -97,19 +105,25 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
     def _handle_blocked_waiting_request(self, request: Any) -> bool:
         if not super()._handle_blocked_waiting_request(request):
             return False
-        name = request.request_id
-        if name in self.halu_failed:
-            return False
-        running = frozenset(each.request_id for each in self.running)
-        slots = self.max_num_running_reqs - len(self.running)
-        if not self.halu_groups.admits(name, running, slots):
-            return False
-        group = self.halu_groups.of(name)
+        group = self.halu_groups.of(request.request_id)
         members = [request] if group is None else list(group.members.values())
-        if any(one.request_id in running for one in members):
+        if any(one.request_id in self.halu_failed for one in members):
+            return False
+        door = self._door()
+        if not door.admits(request.request_id):
+            return False
+        if any(one.request_id in door.inside for one in members) or self._has_room(members):
             return True
-        self.halu_full = self.halu_full or not self._has_room(members)
-        return not self.halu_full
+        door.shut = True
+        return False
+
+    def _door(self) -> Door:
+        """Whom this step lets in; it is told who has come in since it was last asked."""
+        if self.halu_door is None:
+            self.halu_door = Door(self.halu_groups, self.max_num_running_reqs)
+        door = self.halu_door
+        door.enter(one.request_id for one in self.running[len(door.inside) :])
+        return door
 
     def _has_room(self, members: Sequence[Any]) -> bool:
         """Whether this step can read the prompts of a request at once, if policies act on them and
@@ -131,17 +145,26 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         """Why a request can never run here."""
         if asked.steers and self.cache_config.enable_prefix_caching and not request.cache_salt:
             return "A strategy that changes keys and values needs a cache_salt of its own."
-        most = request.num_prompt_tokens + (request.max_tokens or 0)
-        blocks = -(-most // self.block_size) * len(asked.branches)
-        there = self.kv_cache_config.num_blocks - 1  # one is vLLM's own
-        if asked.group and blocks > there:
-            return (
-                f"{len(asked.branches)} branches of {most} tokens need {blocks} blocks of the"
-                f" cache; it has {there}."
-            )
         if asked.group and len(asked.branches) > self.max_num_running_reqs:
             return f"{len(asked.branches)} branches need as many slots (--max-num-seqs)."
         return None
+
+    def _too_large(self, group: Group) -> str | None:
+        """Why the branches of a request, once all have come, cannot be in the cache together."""
+        if not group.whole:
+            return None
+        tokens = [
+            min(one.num_prompt_tokens + (one.max_tokens or 0), self.max_model_len)
+            for one in group.members.values()
+        ]
+        blocks = sum(-(-count // self.block_size) for count in tokens)
+        there = self.kv_cache_config.num_blocks - 1  # one is vLLM's own
+        if blocks <= there:
+            return None
+        return (
+            f"{group.size} branches of up to {max(tokens)} tokens need {blocks} blocks of the"
+            f" cache; it has {there}."
+        )
 
     def _make_room(self) -> None:
         """Sends all halves back whose partners wait, but those of the oldest request."""
@@ -150,10 +173,10 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
         for request in self.running:
             group = self.halu_groups.of(request.request_id)
             if group is not None and not all(name in running for name in group.members):
-                halves.append((group.since, request))
-        oldest = min((since for since, _ in halves), default=0.0)
-        for since, request in halves:
-            if since > oldest:
+                halves.append((group, request))
+        oldest = min((group for group, _ in halves), key=lambda one: one.since, default=None)
+        for group, request in halves:
+            if group is not oldest:
                 self.running.remove(request)
                 self._preempt_request(request, 0.0)
         self.halu_idle = 0
@@ -173,6 +196,18 @@ class Coupled(Scheduler):  # type: ignore[misc]  # vLLM has no types here
                     stop_reason=alive[request.request_id],
                 )
             )
+
+
+def _check_internals() -> None:
+    check(
+        lacking(Scheduler, internals.SCHEDULER, internals.SCHEDULER_FIELDS),
+        lacking(Request, fields=internals.REQUEST),
+        lacking(RequestStatus, fields=internals.STATUS),
+        lacking(SchedulerOutput, fields=internals.STEP),
+        lacking(NewRequestData, fields=internals.NEW),
+        lacking(EngineCoreOutputs, fields=internals.OUTPUTS),
+        lacking(EngineCoreOutput, fields=internals.OUTPUT),
+    )
 
 
 def _count(said: Iterable[EngineCoreOutput], forwards: Mapping[str, int]) -> None:

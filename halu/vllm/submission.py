@@ -11,14 +11,14 @@ from halu.adapters.adapter import check_pixels
 from halu.adapters.vision import digest
 from halu.batch import check_room
 from halu.context import Ask
-from halu.errors import Unsupported
+from halu.errors import BadImage, Unsupported
 from halu.layout import Layout
 from halu.planning import Chosen, choose
 from halu.prompt import Prompt
 from halu.strategy import Branch, Plan
 from halu.transcript import Transcript
 from halu.types import Answer, Event, Request, Usage
-from halu.vllm.asked import Asked
+from halu.vllm.asked import PIXELS, Asked, area
 from halu.vllm.contexts import FrontContext, check_search
 
 
@@ -87,15 +87,15 @@ class Submission:
         self, tokens: Sequence[int], ended: bool, likely: Sequence[Mapping[int, float]] = ()
     ) -> Event | None:
         """Takes tokens of the main branch, and log-probabilities if it asked for them; returns what
-        there is to tell.
+        there is to tell. Several tokens come at once where vLLM puts together what nobody was there
+        to hear.
         """
         for token, own in zip_longest(tokens, likely[: len(tokens)]):
-            if self.answer is None:
-                self.said.say(token, likely=own)
-                self.tokens.append(token)
-                ended |= token in self.adapter.ends or self.said.stopped
-                if ended and token is not tokens[-1]:
-                    break
+            self.said.say(token, likely=own)
+            self.tokens.append(token)
+            if token in self.adapter.ends or self.said.stopped:
+                ended = True
+                break  # whatever the engine has said beyond that is no part of the answer
         return self._last() if ended else self.said.news()
 
     def _last(self) -> Event:
@@ -141,6 +141,12 @@ def _steers(plan: Plan, branch: Branch) -> bool:
 
 def _fits(branch: Branch, request: Request, longest: int) -> None:
     check_pixels(branch.prompt)
+    pixels = area(image.size for image in branch.prompt.images)
+    if pixels > PIXELS:
+        raise BadImage(
+            f"The pictures have {pixels:,} pixels together; in vLLM at most {PIXELS:,}.",
+            code="image_too_large",
+        )
     length, most = len(branch.prompt.ids), request.sampling.max_new_tokens
     check_room(length, most, longest, "The engine's is its max_model_len.")
 

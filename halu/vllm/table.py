@@ -3,13 +3,14 @@ layers' hooks during it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
+from halu.vllm.newest import Splits
 
 Gather = Callable[[int, int], tuple[Tensor, Tensor]]
 """Keys and values [Hkv, K, D] of a request: its number in the batch, how many keys."""
@@ -38,6 +39,19 @@ class Rows:
         """Whether these are a prompt's rows, or a piece of them, and not a generated token's."""
         return self.before < self.steering.layout.length
 
+    @property
+    def curious(self) -> bool:
+        """Whether it may want to see residual streams."""
+        return bool(self.steering.taps) or self._reads
+
+    def asks(self, layer: int) -> bool:
+        """Whether it wants to see the residual streams that enter a layer."""
+        return layer in self.steering.taps or self._reads
+
+    @property
+    def _reads(self) -> bool:
+        return any(policy.reads != "none" for policy in self.steering.policies)
+
     def alone(self) -> Steering:
         """The steering of this request's rows by themselves."""
         seen = self.before + self.stop - self.start
@@ -45,6 +59,20 @@ class Rows:
 
 
 @dataclass(slots=True)
+class Together:
+    """Tokens whose attention is computed anew at once.
+
+    Attributes:
+        rows: the tokens.
+        steering: theirs, for all layers of this forward.
+        places: their rows in it.
+    """
+
+    rows: Sequence[Rows]
+    steering: Steering
+    places: Tensor
+
+
 class Table:
     """The current forward.
 
@@ -53,8 +81,23 @@ class Table:
         aside: whether a prompt is read beside decoding, whose keys are not kept anywhere.
     """
 
-    rows: Sequence[Rows] = field(default_factory=tuple)
-    aside: bool = False
+    def __init__(self) -> None:
+        self.rows: Sequence[Rows] = ()
+        self.aside = False
+        self._prompts: Sequence[Rows] = ()
+        self._tokens: Sequence[Rows] = ()
+        self._splits = Splits()
+        self._together: dict[tuple[int, ...], Together] = {}
+
+    def show(self, rows: Sequence[Rows]) -> None:
+        """A forward with these rows is about to start; with none: it is over."""
+        self.rows = rows
+        active = [each for each in rows if each.steering.active]
+        self._prompts = [each for each in active if each.prompt]
+        self._tokens = [each for each in active if not each.prompt]
+        self._together = {}
+        if self._tokens:
+            self._splits.begin([each.steering for each in self._tokens])
 
     def attend(self, layer: int, q: Tensor, out: Tensor, gather: Gather, scale: float) -> None:
         """Replaces head outputs [N, H, D] of those rows whose attention is steered.
@@ -66,29 +109,30 @@ class Table:
             gather: keys and values from the cache.
             scale: factor on q.k.
         """
-        active = [rows for rows in self.rows if rows.steering.active]
-        for rows in active:
-            if rows.prompt:
-                own = slice(rows.start, rows.stop)
-                k, v = gather(rows.number, rows.before + rows.stop - rows.start)
-                plain = _heads_first(out[own]).clone()
-                found = rows.alone().attend(
-                    layer, _heads_first(q[own]), k[None], v[None], scale, plain.__getitem__
-                )
-                out[own] = found[0].transpose(0, 1)
-        tokens = [rows for rows in active if not rows.prompt]
-        if tokens:
-            _attend_tokens(layer, tokens, q, out, gather, scale)
+        for rows in self._prompts:
+            own = slice(rows.start, rows.stop)
+            k, v = gather(rows.number, rows.before + rows.stop - rows.start)
+            plain = _heads_first(out[own]).clone()
+            found = rows.alone().attend(
+                layer, _heads_first(q[own]), k[None], v[None], scale, plain.__getitem__
+            )
+            out[own] = found[0].transpose(0, 1)
+        if self._tokens:
+            split = self._splits.of(layer, out)
+            if split.keyed:
+                those = self._those(tuple(split.keyed), q.device)
+                _attend_tokens(layer, those, q, out, gather, scale)
+            for which, factors in split.scaled:
+                out[_places([self._tokens[n].start for n in which])] *= factors
 
     def read(self, layer: int, hidden: Tensor, residual: Tensor | None) -> None:
         """Shows the residual streams that enter a layer (hidden + residual, [N, D] each) to the
         policies and taps that ask; what they leave of it is written back.
         """
         for rows in self.rows:
-            steering, own = rows.steering, slice(rows.start, rows.stop)
-            curious = layer in steering.taps or any(p.reads != "none" for p in steering.policies)
-            if not curious:
+            if not rows.asks(layer):
                 continue
+            own = slice(rows.start, rows.stop)
             stream = hidden[own] if residual is None else hidden[own] + residual[own]
             found = rows.alone().read(layer, stream[None])[0]
             if found is not stream and not torch.equal(found, stream):
@@ -96,33 +140,36 @@ class Table:
                 if residual is not None:
                     residual[own] = 0
 
+    def _those(self, which: tuple[int, ...], device: torch.device) -> Together:
+        """Some of the tokens; layers that ask for the same ones share them."""
+        if which not in self._together:
+            rows = [self._tokens[n] for n in which]
+            lengths = [each.before + 1 for each in rows]
+            steering = Steering([each.steering for each in rows], lengths, prefill=False)
+            places = torch.tensor([each.start for each in rows], device=device)
+            self._together[which] = Together(rows, steering, places)
+        return self._together[which]
+
 
 def _heads_first(x: Tensor) -> Tensor:
     """[n, H, D] as [1, H, n, D]."""
     return x.transpose(0, 1)[None]
 
 
+def _places(rows: list[int]) -> slice | list[int]:
+    """Rows in ascending order; a slice, which copies nothing, if none is left out."""
+    start, stop = rows[0], rows[-1] + 1
+    return slice(start, stop) if stop - start == len(rows) else rows
+
+
 def _attend_tokens(
-    layer: int, tokens: Sequence[Rows], q: Tensor, out: Tensor, gather: Gather, scale: float
+    layer: int, those: Together, q: Tensor, out: Tensor, gather: Gather, scale: float
 ) -> None:
-    lengths = [rows.before + 1 for rows in tokens]
-    k, v = q.new_zeros(2, len(tokens), 1, 0, 1)
-    if any(_keys_matter(layer, rows.steering) for rows in tokens):
-        k, v = _stacked([gather(rows.number, rows.before + 1) for rows in tokens])
-    places = torch.tensor([rows.start for rows in tokens], device=q.device)
-    plain = out[places][:, :, None]  # [n, H, 1, D]
-    steering = Steering([rows.steering for rows in tokens], lengths, prefill=False)
-    mixed = steering.attend(layer, q[places][:, :, None], k, v, scale, plain.__getitem__)
-    out[places] = mixed[:, :, 0]
-
-
-def _keys_matter(layer: int, steering: Steered) -> bool:
-    """Whether anything in this layer depends on keys and values."""
-    try:
-        looked_at = any(policy.looks(layer) for policy in steering.policies)
-        return looked_at or steering.trace is not None or steering.regrouping.changes(layer)
-    except Exception:  # the steering meets it again, and knows whose it is
-        return True
+    k, v = _stacked([gather(rows.number, rows.before + 1) for rows in those.rows])
+    plain = out[those.places][:, :, None]  # [n, H, 1, D]
+    queries = q[those.places][:, :, None]
+    mixed = those.steering.attend(layer, queries, k, v, scale, plain.__getitem__)
+    out[those.places] = mixed[:, :, 0]
 
 
 def _stacked(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

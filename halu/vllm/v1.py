@@ -3,12 +3,13 @@
 from typing import Any
 
 from torch import Tensor
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, SamplerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+from vllm.v1.worker.gpu_input_batch import InputBatch
 
 from halu.vllm.attention import check_layout
 from halu.vllm.guest import Guest
-from halu.vllm.plugin import V1, check_runner
+from halu.vllm.internals import SAMPLED, V1, V1_BATCH, V1_FIELDS, check, lacking
 
 
 class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM has no types here
@@ -16,8 +17,13 @@ class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM has no types here
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Loads the model and joins halu to it."""
+        check(
+            lacking(CPUModelRunner, V1),
+            lacking(self, fields=V1_FIELDS),
+            lacking(InputBatch, fields=V1_BATCH),
+            lacking(SamplerOutput, fields=SAMPLED),
+        )
         super().load_model(*args, **kwargs)
-        check_runner(self, V1)
         self.halu = Guest(self.vllm_config, self.model)
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
@@ -34,8 +40,9 @@ class Runner(CPUModelRunner):  # type: ignore[misc]  # vLLM has no types here
     def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
         if not self.halu.parts:
             return super()._model_forward(*args, **kwargs)
-        names, ends = self.input_batch.req_ids, self.query_start_loc.np.tolist()
-        before = self.input_batch.num_computed_tokens_cpu.tolist()
+        names = self.input_batch.req_ids
+        ends = self.query_start_loc.np[: len(names) + 1].tolist()
+        before = self.input_batch.num_computed_tokens_cpu[: len(names)].tolist()
         self.halu.begin(zip(names, ends, ends[1:], before, strict=False))
         try:
             return super()._model_forward(*args, **kwargs)

@@ -5,11 +5,13 @@ from typing import Any
 from torch import Tensor
 from vllm.platforms import current_platform
 from vllm.v1.worker.cpu.model_runner import CPUModelRunner
+from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
 from halu.vllm.attention import check_layout
 from halu.vllm.guest import Guest
-from halu.vllm.plugin import V2, check_runner
+from halu.vllm.internals import V2, V2_BATCH, V2_FIELDS, V2_SAMPLED, check, lacking
 
 Stock: Any = CPUModelRunner if current_platform.is_cpu() else GPUModelRunner
 
@@ -52,8 +54,13 @@ class Runner(Stock):  # type: ignore[misc]  # vLLM has no types here
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Loads the model and joins halu to it."""
+        check(
+            lacking(Stock, V2),
+            lacking(InputBatch, fields=V2_BATCH),
+            lacking(SamplerOutput, fields=V2_SAMPLED),
+        )
         super().load_model(*args, **kwargs)
-        check_runner(self, V2)
+        check(lacking(self, fields=V2_FIELDS))
         self.halu = Guest(self.vllm_config, self.model)
         self.sampler: Any = Drawing(self.sampler, self.halu)
 

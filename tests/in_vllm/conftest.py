@@ -1,17 +1,18 @@
-"""Tests that run vLLM itself. They are collected only where it can be imported (`make test-vllm`
-makes such an environment); every engine is shared by the tests that can share it.
+"""Tests that run vLLM itself are in files `test_*_engine.py`: they are skipped where it cannot be
+imported (`make test-vllm` makes an environment for them). Every engine is shared by the tests that
+can share it.
 """
 
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 THERE = importlib.util.find_spec("vllm") is not None
-collect_ignore_glob = [] if THERE else ["test_*_engine.py"]
 
 if THERE:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -23,6 +24,22 @@ ENGINE = {
     "block_size": 32,
     "limit_mm_per_prompt": {"image": 2},
 }
+
+
+class WithoutVllm(pytest.Module):
+    """A file whose tests need vLLM, where there is none."""
+
+    def collect(self) -> Any:
+        """Nothing, with the reason."""
+        pytest.skip("vLLM is not installed; `make test-vllm` runs this", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> pytest.Module | None:
+    """Files of engines are not imported without vLLM."""
+    if THERE or not module_path.match("test_*_engine.py"):
+        return None
+    found: pytest.Module = WithoutVllm.from_parent(parent, path=module_path)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,11 @@ from halu.errors import BadInput, HaluError, Unavailable, Unsupported
 from halu.search import Pick
 from halu.strategy import Branch, Plan
 from halu.types import Sampling
-from halu.vllm import TESTED, load_served
+from halu.vllm import load_served
 from halu.vllm.asked import KEY, Asked, read
 from halu.vllm.checking import check
 from halu.vllm.choosing import Newest, choose
-from halu.vllm.groups import Groups
 from halu.vllm.part import Part
-from halu.vllm.plugin import check_fields, check_methods
 
 
 def test_what_is_written_is_read() -> None:
@@ -37,6 +35,7 @@ def test_what_is_written_is_read() -> None:
         sizes=((3, 4),),
     )
     assert read({KEY: asked.text()}) == asked
+    assert read({KEY: Asked(sizes=((4000, 4000), (4000, 1000))).text()}) is not None
     assert read({}) is None
     assert read(None) is None
 
@@ -55,6 +54,8 @@ def test_what_is_written_is_read() -> None:
         ('{"branches": []}', "branches"),
         ('{"sizes": [[0, 5]]}', "sizes"),
         (json.dumps({"sizes": [[10**9, 5]]}), "sizes"),
+        (json.dumps({"sizes": [[16384, 16384]]}), "20,000,000 pixels together"),
+        (json.dumps({"sizes": [[4000, 4000], [4000, 1001]]}), "20,000,000 pixels together"),
     ],
 )
 def test_what_cannot_be_read_is_refused(value: Any, word: str) -> None:
@@ -96,42 +97,6 @@ def test_what_no_prompt_could_make_right_is_refused(sent: Sent, word: str) -> No
     check(Sent({}, n=2))
 
 
-def groups(clock: list[float]) -> Groups:
-    known = Groups(lambda: clock[0], patience=10)
-    for group, names in (("p", "ab"), ("q", "cd")):
-        for name in names:
-            known.add(group, 2, name, None)
-    known.add("r", 2, "e", None)
-    return known
-
-
-def test_a_branch_waits_for_the_others_of_its_request() -> None:
-    known = groups([0.0])
-    assert known.admits("x", frozenset(), 0)  # a plain request is vLLM's own affair
-    assert known.admits("a", frozenset(), 2)
-    assert not known.admits("a", frozenset(), 1)
-    assert not known.admits("e", frozenset(), 9)
-    assert known.admits("b", frozenset("a"), 1)
-    assert not known.admits("c", frozenset("a"), 9)  # another request is half in
-    assert known.admits("c", frozenset("ab"), 2)
-
-
-def test_who_waits_too_long_is_told() -> None:
-    clock = [0.0]
-    known = groups(clock)
-    assert known.late() == set()
-    clock[0] = 11.0
-    assert known.late() == {"e"}
-
-
-def test_one_branch_takes_the_others_along() -> None:
-    known = groups([0.0])
-    assert known.drop({"a": "why", "x": "another"}) == {"b": "why"}
-    assert known.of("b") is None
-    assert known.drop({"c": "one", "d": "two"}) == {}
-    assert known.of("e") is not None
-
-
 @pytest.mark.parametrize(("count", "ids"), [(-1, [3, 1, 0]), (9, [3, 1, 0]), (2, [3, 1]), (0, [])])
 def test_log_probabilities_of_as_many_tokens_as_were_asked_for(count: int, ids: list[int]) -> None:
     """In vLLM -1 means all; a token that the rule has ruled out is in no list."""
@@ -160,22 +125,6 @@ def test_an_adapter_without_weights_makes_the_same_prompts(picture: Any) -> None
         assert one.positions.equal(other.positions)
         assert whole.facts == bare.facts
         assert whole.ends == bare.ends
-
-
-def test_a_renamed_method_is_told_by_name() -> None:
-    class Changed:
-        def kept(self, request: Any) -> None:
-            pass
-
-    check_methods(Changed, {"kept": ("request",)})
-    pytest.importorskip("vllm")
-    with pytest.raises(Unavailable, match=f"Changed.gone.*{TESTED[0]}"):
-        check_methods(Changed, {"gone": ()})
-    with pytest.raises(Unavailable, match=r"Changed.kept: no name"):
-        check_methods(Changed, {"kept": ("request", "name")})
-    check_fields(Changed, ["kept"])
-    with pytest.raises(Unavailable, match=f"Changed has no lost.*{TESTED[0]}"):
-        check_fields(Changed, ["kept", "lost"])
 
 
 def test_mistakes_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:

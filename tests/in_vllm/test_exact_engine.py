@@ -1,6 +1,7 @@
 """Every strategy in vLLM gives token for token what it gives under transformers."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from vllm_requests import (
     SUMS,
     TAPPED,
     compared,
+    counted,
     mixed,
     request,
     runnable,
@@ -20,21 +22,8 @@ from halu.errors import HaluError
 MODELS = ("tiny-llava", "tiny-qwen")
 FAR = ("vhr", "var", "pai", "spin", "adhh")
 """Strategies of each way to steer attention."""
-IN_PIECES = ("adhh", "caac", "hgai", "pai", "sparc", "spin", "vaf", "zerotuning")
-"""Strategies that act on prompts which are read in pieces."""
-
-
-def counted(vlm: Any, patch: pytest.MonkeyPatch, name: str, count: Callable[..., int]) -> list[int]:
-    """What `count` makes of each call of a method of the engine's scheduler."""
-    scheduler = vlm.engine.engine_core.engine_core.scheduler
-    method, found = getattr(scheduler, name), []
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        found.append(count(*args))
-        return method(*args, **kwargs)
-
-    patch.setattr(scheduler, name, watched)
-    return found
+AT_ONCE = ("act", "eah", "glc", "sid", "var", "vhr")
+"""Strategies that must see a prompt at once; all others take it in pieces."""
 
 
 def _dropped(scheduled: Any, output: Any) -> int:
@@ -85,8 +74,9 @@ def test_a_stop_string_ends_all_branches(serve: Any, stock: Any) -> None:
     assert not serve("tiny-llava").engine.has_unfinished_requests()
 
 
-def test_a_plain_request_leaves_steered_ones_alone(serve: Any, stock: Any) -> None:
-    vlm, hf = serve("tiny-llava"), stock("tiny-llava")
+@pytest.mark.parametrize("model", MODELS)
+def test_a_plain_request_leaves_steered_ones_alone(serve: Any, stock: Any, model: str) -> None:
+    vlm, hf = serve(model), stock(model)
     for name in ("greedy", *FAR, "greedy", *BRANCHED, *FAR):  # each after all others' keys
         assert compared(vlm, hf, [request(name, 1)]) == []
 
@@ -97,12 +87,15 @@ def test_pieces_of_prompts(
 ) -> None:
     vlm = serve(model, max_num_batched_tokens=48)
     dropped = counted(vlm, monkeypatch, "update_from_output", _dropped)
-    names = (*BRANCHED, *TAPPED, *IN_PIECES)
+    known = runnable(stock(model))
+    assert set(AT_ONCE) < set(known)
+    names = [*(name for name in known if name not in AT_ONCE), "vcd+ritual"]
     requests = mixed([request(name, n) for n, name in enumerate(names)])
     assert compared(vlm, stock(model), requests) == []
     assert sum(dropped) > 0  # rows that came without their partners'
-    with pytest.raises(HaluError, match=r"at once.*--max-num-batched-tokens"):
-        vlm.generate([request("var")])
+    for name in AT_ONCE:
+        with pytest.raises(HaluError, match=r"at once.*--max-num-batched-tokens"):
+            vlm.generate([request(name)])
     assert not vlm.engine.has_unfinished_requests()
 
 
@@ -118,25 +111,42 @@ def test_prompts_that_are_read_at_once_wait_for_room(
 
 
 @pytest.mark.parametrize("slots", [5, 16])
+@pytest.mark.parametrize("model", MODELS)
 def test_memory_that_is_given_to_others(
-    serve: Any, stock: Any, slots: int, monkeypatch: pytest.MonkeyPatch
+    serve: Any, stock: Any, model: str, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vlm = serve("tiny-llava", num_gpu_blocks_override=14, max_num_seqs=slots, max_model_len=256)
+    vlm = serve(model, num_gpu_blocks_override=14, max_num_seqs=slots, max_model_len=256)
     names = (*BRANCHED, *FAR, *TAPPED, "sparc", "sid")
     # prompts end just before a block does, so that answers soon need another
     asked = {"tokens": 30, "more": "There is a dog, a cat and a bird. A man is on the left."}
     requests = mixed([request(name, 3 * n, **asked) for n, name in enumerate(names)], **asked)
     preempted = counted(vlm, monkeypatch, "_preempt_request", lambda *_: 1)
-    assert compared(vlm, stock("tiny-llava"), requests) == []
+    assert compared(vlm, stock(model), requests) == []
     assert sum(preempted) > 3
 
 
-def test_branches_in_any_order(serve: Any, stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    vlm = serve("tiny-llava")
-    submit = vlm.submit
-    monkeypatch.setattr(vlm, "submit", lambda sent, params: submit(sent[::-1], params))
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_branches_in_any_order(
+    serve: Any, stock: Any, model: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Branches of different requests come between each other, the main one seldom first."""
+    vlm, held = serve(model), list[Any]()
+    submit, step = vlm.submit, vlm.step
+
+    def shuffled() -> None:
+        random.Random(seed).shuffle(held)
+        while held:
+            submit(*held.pop())
+        step()
+
+    def keep(sent: Sequence[Any], params: Any) -> None:
+        held.extend(([one], params) for one in sent)
+
+    monkeypatch.setattr(vlm, "submit", keep)
+    monkeypatch.setattr(vlm, "step", shuffled)
     requests = mixed([request(name, n) for n, name in enumerate(BRANCHED * 3)])
-    assert compared(vlm, stock("tiny-llava"), requests) == []
+    assert compared(vlm, stock(model), requests) == []
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))

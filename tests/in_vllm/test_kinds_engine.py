@@ -1,5 +1,5 @@
 """Strategies are exact under vLLM's second model runner, under its attention for GPUs, and with the
-heads shared out over two processes: one small mixed batch each, with every class of effect.
+heads shared out over two processes: mixed batches of all strategies, or of every class of effect.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm_requests import runnable
 
 SCRIPT = Path(__file__).with_name("other_engine.py")
 EFFECTS = ("greedy", "vhr", "var", "dola", "vcd", "pai", "sid")
@@ -28,11 +29,12 @@ def answers(kind: str, **asked: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_second_runner() -> None:
+@pytest.mark.parametrize("model", ["tiny-llava", "tiny-qwen"])
+def test_the_second_runner(stock: Any, model: str) -> None:
     # the prompts come in pieces, and the memory is too little for all at once
     options = {"max_num_batched_tokens": 128, "num_gpu_blocks_override": 14, "max_model_len": 256}
-    names = (*EFFECTS, "spin", "hgai", "ritual")
-    found = answers("second", model="tiny-llava", names=names, options=options, more={"tokens": 12})
+    names = runnable(stock(model)) if model == "tiny-llava" else EFFECTS
+    found = answers("second", model=model, names=names, options=options, more={"tokens": 12})
     assert found == {"differ": [], "refused": {}, "kinds": [["halu.vllm.v2", "CPUImpl", 6]]}
 
 

@@ -209,7 +209,8 @@ TWO = {"branches": ("main", "ruined"), "group": "g"}
         (Asked(strategy="beam", sampling=Sampling()).text(), "several hypotheses"),
         (Asked(strategy="var").text(), "steers"),
         (Asked(strategy="var", steers=True).text(), "cache_salt"),
-        (Asked(strategy="vcd", branches=MANY, group="g").text(), "blocks"),
+        (Asked(strategy="vcd", branches=MANY, group="g").text(), "16 branches need as many slots"),
+        ('{"strategy": "vcd", "sizes": [[16000, 16000]]}', "pixels together"),
     ],
 )
 def test_raw_requests_that_cannot_run(serve: Any, stock: Any, asked: Any, word: str) -> None:

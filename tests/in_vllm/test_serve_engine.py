@@ -54,30 +54,50 @@ def client(server: Live) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
-def body(strategy: str, number: int, **more: Any) -> dict[str, Any]:
+def body(strategy: str, number: int, model: str = "tiny-llava", **more: Any) -> dict[str, Any]:
     """A chat request in the client's terms."""
     sent = chat(picture(number), QUESTION, max_tokens=16, **more)
-    return {**sent, "model": f"tiny-llava@{strategy}"}
+    return {**sent, "model": f"{model}@{strategy}"}
 
 
-def wanted(stock: Any, strategy: str, number: int) -> str:
+def wanted(stock: Any, strategy: str, number: int, model: str = "tiny-llava") -> str:
     """What transformers says to the same request."""
-    hf = stock("tiny-llava")
+    hf = stock(model)
     answer = hf.generate([asking(picture(number), QUESTION, strategy=strategy, max_new_tokens=16)])
     text: str = answer[0].text
     return text
 
 
-def test_concurrent_strategies_answer_as_under_transformers(client: Any, stock: Any) -> None:
+def asked_at_once(url: str, model: str) -> list[Any]:
+    """What a server replies to concurrent clients, each with a strategy of its own."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
     def ask(number: int) -> Any:
-        return client.chat.completions.create(**body(MIXED[number], number))
+        return client.chat.completions.create(**body(MIXED[number], number, model))
 
     with ThreadPoolExecutor(len(MIXED)) as together:
-        replies = list(together.map(ask, range(len(MIXED))))
+        return list(together.map(ask, range(len(MIXED))))
+
+
+def test_concurrent_strategies_answer_as_under_transformers(server: Live, stock: Any) -> None:
+    replies = asked_at_once(server.url, "tiny-llava")
     for number, (strategy, reply) in enumerate(zip(MIXED, replies, strict=True)):
         assert reply.choices[0].message.content == wanted(stock, strategy, number), strategy
         assert reply.halu["strategy"]["name"] == strategy
         assert reply.usage.completion_tokens > 0
+
+
+def test_so_do_they_with_the_other_model(
+    serve: Any, stock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = serve("tiny-qwen")
+    monkeypatch.setattr(vlm, "close", lambda: None)
+    offered: Any = {"backend": "vllm", "models": ["tiny-qwen"], "max_new_tokens": 128}
+    with live(lambda source, device: vlm, **offered) as own:
+        replies = asked_at_once(own.url, "tiny-qwen")
+    for number, (strategy, reply) in enumerate(zip(MIXED, replies, strict=True)):
+        told = reply.choices[0].message.content
+        assert told == wanted(stock, strategy, number, "tiny-qwen"), strategy
 
 
 def test_a_stream_says_the_same_piece_by_piece(client: Any, stock: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ QUESTION = "What is this? Tell me everything."
 PATIENCE = 600.0
 SETTINGS = {"patience_seconds": 2, "service": {"max_new_tokens": 128}}
 ARGUMENTS = {
-    "served-model-name": "tiny-llava",
     "worker-cls": OPTIONS["worker_cls"],
     "scheduler-cls": OPTIONS["scheduler_cls"],
     "logits-processors": "halu.vllm.admission:Admission",
@@ -43,19 +43,19 @@ ARGUMENTS = {
 FLAGS = ("--enforce-eager", "--no-async-scheduling")
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: Any) -> Iterator[str]:
-    """A server in a process of its own, as a user starts it."""
+@contextmanager
+def started(model: str, log: Path) -> Iterator[str]:
+    """The address of a server in a process of its own, as a user starts it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--model", folder_of("tiny-llava")]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", folder_of(model), "--served-model-name", model]
     command += [word for name, value in ARGUMENTS.items() for word in (f"--{name}", value)]
     own = {"VLLM_PLUGINS": "halu,halu_endpoint", "VLLM_CPU_KVCACHE_SPACE": "1"}
     usual = {key: value for key, value in DEFAULTS.items() if "MULTIPROCESSING" not in key}
     environment = {**usual, **os.environ, **own}
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
-    log: Path = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as file:
         server = subprocess.Popen([*command, *FLAGS], env=environment, stdout=file, stderr=file)
     try:
@@ -64,6 +64,12 @@ def url(tmp_path_factory: Any) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: Any) -> Iterator[str]:
+    with started("tiny-llava", tmp_path_factory.mktemp("server") / "log") as found:
+        yield found
 
 
 def until_it_answers(url: str, server: Any, log: Path) -> None:
@@ -79,9 +85,13 @@ def until_it_answers(url: str, server: Any, log: Path) -> None:
     raise AssertionError(log.read_text()[-4000:])
 
 
+def client_of(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
 @pytest.fixture(scope="module")
 def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    return client_of(url)
 
 
 def body(number: int, **more: Any) -> dict[str, Any]:
@@ -92,10 +102,10 @@ def post(url: str, **sent: Any) -> httpx2.Response:
     return httpx2.post(f"{url}/v1/chat/completions", json=sent, timeout=PATIENCE, trust_env=False)
 
 
-def wanted(stock: Any, strategy: str, number: int) -> str:
+def wanted(stock: Any, strategy: str, number: int, model: str = "tiny-llava") -> str:
     """What transformers says to the same request."""
     one = asking(picture(number), QUESTION, strategy=strategy, max_new_tokens=16)
-    text: str = stock("tiny-llava").generate([one])[0].text
+    text: str = stock(model).generate([one])[0].text
     return text
 
 
@@ -116,18 +126,30 @@ def test_every_way_to_name_a_strategy(client: Any, stock: Any) -> None:
         assert reply.halu["strategy"]["name"] == "vcd"
 
 
-def test_concurrent_clients_get_what_transformers_says(client: Any, stock: Any) -> None:
+def check_concurrent_clients(client: Any, stock: Any, model: str) -> None:
+    """Half of them name a strategy and get what transformers says, half are vLLM's own affair."""
+
     def ask(number: int) -> Any:
-        sent = {**body(number // 2), "model": f"tiny-llava@{MIXED[number // 2]}"}
-        return client.chat.completions.create(**(sent if number % 2 else body(number // 2)))
+        plain = {**body(number // 2), "model": model}
+        sent = {**plain, "model": f"{model}@{MIXED[number // 2]}"}
+        return client.chat.completions.create(**(sent if number % 2 else plain))
 
     with ThreadPoolExecutor(2 * len(MIXED)) as together:
         replies = list(together.map(ask, range(2 * len(MIXED))))
     for number, strategy in enumerate(MIXED):
         steered = replies[2 * number + 1].choices[0].message.content
-        assert steered == wanted(stock, strategy, number), strategy
+        assert steered == wanted(stock, strategy, number, model), strategy
         assert not hasattr(replies[2 * number], "halu")  # vLLM's own answer
         assert replies[2 * number].usage.completion_tokens > 0
+
+
+def test_concurrent_clients_get_what_transformers_says(client: Any, stock: Any) -> None:
+    check_concurrent_clients(client, stock, "tiny-llava")
+
+
+def test_so_do_those_of_the_other_model(stock: Any, tmp_path: Path) -> None:
+    with started("tiny-qwen", tmp_path / "log") as other:
+        check_concurrent_clients(client_of(other), stock, "tiny-qwen")
 
 
 def test_a_plain_chat_is_vllms_own(client: Any, url: str) -> None:

@@ -1,9 +1,10 @@
 """Requests for every strategy, and what the same ones give under transformers."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from PIL import Image
 from recorder import PARAMS
 
@@ -80,3 +81,16 @@ def compared(vlm: Any, stock: Any, requests: Sequence[Request]) -> list[str]:
 
 def _ids(answer: Answer) -> list[int]:
     return [token.id for token in answer.tokens]
+
+
+def counted(vlm: Any, patch: pytest.MonkeyPatch, name: str, count: Callable[..., int]) -> list[int]:
+    """What `count` makes of each call of a method of the engine's scheduler."""
+    scheduler = vlm.engine.engine_core.engine_core.scheduler
+    method, found = getattr(scheduler, name), []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        found.append(count(*args))
+        return method(*args, **kwargs)
+
+    patch.setattr(scheduler, name, watched)
+    return found

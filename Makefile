@@ -16,10 +16,10 @@ CODE := halu decoders detectors service eval tests tools examples benchmarks
 INSTALLED := $(VENV)/.installed
 
 # Models here are tiny: torch's threads would only wait for each other.
-test coverage docs-check docs: export OMP_NUM_THREADS := 1
+test test-clients coverage docs-check docs: export OMP_NUM_THREADS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test coverage mutants test-vllm check format-check lint types docs-check format docs site shape wheel dist sbom audit clean
+.PHONY: help install demo test coverage mutants test-vllm test-clients check format-check lint types docs-check format docs site shape wheel dist sbom audit clean
 
 help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
@@ -28,6 +28,7 @@ help:
 	@echo 'make coverage  install, then the whole test suite; what it never runs, line by line'
 	@echo 'make mutants   change rules, policies and scorers, and see whether a test notices (an hour)'
 	@echo 'make test-vllm  the tests that run vLLM, in an environment of their own (.venv-vllm)'
+	@echo 'make test-clients  other clients of the service, LiteLLM in an environment of its own (.venv-litellm)'
 	@echo 'make check     install, then format, lint, types, generated docs'
 	@echo 'make format    format the code and mend what lint can mend'
 	@echo 'make docs      write the generated parts of the README and docs/strategies'
@@ -57,6 +58,9 @@ mutants: install
 
 test-vllm: install
 	$(BIN)/python tools/test_vllm.py $(PYTEST_ARGS)
+
+test-clients: install
+	$(BIN)/python tools/test_clients.py $(PYTEST_ARGS)
 
 check: format-check lint types docs-check
 

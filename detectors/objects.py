@@ -13,7 +13,6 @@ finders. Ours: the two detectors (SENTINEL's second is a closed-set one), number
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from math import log
 from typing import Literal, NamedTuple
 
@@ -22,9 +21,10 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from halu.claims import Claim, Vocabulary, claims
 from halu.detector import Asked, Detector, DetectorParams, Images, detectors
-from halu.grounding import FinderKind, Sighting, open_finder
+from halu.grounding import FinderKind, Sighting
 from halu.grounding.pixels import Pixels
 from halu.grounding.places import margin, named, opposite
+from halu.grounding.spotted import spotted
 from halu.logistic import Measured, scored
 from halu.types import OPERATOR, Answer, Finding
 
@@ -38,6 +38,8 @@ ACCEPTED = {"tiny-llava": 0.5, "tiny-qwen": 0.5, "grounding-dino": 0.35, "owlv2"
 """Least score with which a finder finds something."""
 LEAST = 0.02
 """Below, a sighting is not told at all."""
+DIGITS = 6
+"""Longer numbers are not compared with boxes."""
 
 
 class Found(NamedTuple):
@@ -134,25 +136,23 @@ class Objects(Detector):
             return []
         p = self.params
         weights = (p.dino, p.owl) if p.finders == "open" else (None, None)
-        tables = [
-            _table(Pixels(image), tuple(subjects), KINDS[p.finders], weights) for image in images
-        ]
+        tables = [_table(Pixels(image), [*subjects], KINDS[p.finders], weights) for image in images]
         found = (_MEASURES[claim.kind](claim, tables) for claim in told)
         return [one for one in found if one is not None]
 
 
-@lru_cache(maxsize=64)
 def _table(
     pixels: Pixels,
-    subjects: tuple[str, ...],
+    subjects: Sequence[str],
     kinds: tuple[FinderKind, FinderKind],
     weights: tuple[str | None, str | None],
 ) -> Table:
-    sides = []
-    for kind, source in zip(kinds, weights, strict=True):
-        seen = open_finder(source, kind).spot(pixels.image, list(subjects), LEAST)
-        sides.append([Found(kind, one) for one in seen])
-    return {subject: (a, b) for subject, a, b in zip(subjects, *sides, strict=True)}
+    a, b = kinds
+    one, other = (
+        spotted(pixels, subjects, kind, source, LEAST)
+        for kind, source in zip(kinds, weights, strict=True)
+    )
+    return {name: (Found(a, one[name]), Found(b, other[name])) for name in subjects}
 
 
 def _object(claim: Claim, tables: Sequence[Table]) -> Measured | None:
@@ -171,6 +171,8 @@ def _object(claim: Claim, tables: Sequence[Table]) -> Measured | None:
 
 
 def _count(claim: Claim, tables: Sequence[Table]) -> Measured | None:
+    if len(claim.value) > DIGITS:
+        return None
     wanted = int(claim.value)
     pairs = [table[claim.subject] for table in tables]
     numbers = [

@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("name", help="what the index will be called")
     parser.add_argument("captions", type=Path, help="JSON lines with file, caption, maybe box")
     parser.add_argument(
-        "--clip", help="a folder, a hub id or MODEL:TAG of open_clip; else built in"
+        "--clip", help="a folder, a hub id, MODEL:TAG or MODEL:FILE of open_clip; else built in"
     )
     asked = parser.parse_args()
     try:

@@ -1,19 +1,23 @@
 """Matchers and finders: gradient maps against slower ways to the same numbers, on random models."""
 
+import json
 import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import transformers as tf
+from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from halu.errors import BadInput, Unavailable, Unsupported
-from halu.grounding import Box, open_finder, open_matcher
+from halu.grounding import Box, clip_checkpoint, open_finder, open_matcher
 from halu.grounding.boxes import around, cut, distinct, grown, overlap
 from halu.grounding.nouns import is_noun, singular
 from halu.scenes import draw
@@ -126,6 +130,111 @@ def test_a_clip_that_would_run_code(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(config)
     with pytest.raises(BadInput, match="run code of its own"):
         open_matcher("clip", str(tmp_path))
+
+
+NANO = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture
+def nano(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A random model of open_clip's list, in a folder with a slash in its relative name."""
+    from open_clip import factory
+
+    monkeypatch.setitem(factory._MODEL_CONFIGS, "ViT-nano", NANO)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    torch.manual_seed(0)
+    return factory.create_model("ViT-nano").eval()
+
+
+def test_a_clip_from_a_file(nano: Any, picture: Any, tmp_path: Path) -> None:
+    save_file(nano.state_dict(), "mine/weights.safetensors")
+    images = [picture(90, 60), picture(30, 30)]
+    with torch.no_grad():
+        squares = torch.stack([matched(image) for image in images])
+        wanted = nano.encode_image(squares, normalize=True).numpy()
+    for path in ("mine/weights.safetensors", str(tmp_path / "mine" / "weights.safetensors")):
+        matcher: Any = open_matcher("clip", f"ViT-nano:{path}")
+        assert np.allclose(matcher.vectors(images), wanted, atol=1e-5)
+        assert matcher.relevance(images[0], "a dog").map.shape == (2, 2)
+
+
+def matched(image: Image.Image) -> Tensor:
+    """As the published CLIP takes it, at 32 pixels."""
+    square = np.asarray(image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)) / 255
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    return torch.tensor((square - mean) / std, dtype=torch.float32).permute(2, 0, 1)
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "weights.pth"])
+def test_a_clip_in_a_pickle_is_refused_unread(name: str, nano: Any, tmp_path: Path) -> None:
+    folder, sprung = tmp_path / "mine", tmp_path / "sprung"
+    torch.save({"trap": Trap(sprung)}, folder / name)
+    with pytest.raises(BadInput, match=rf"{name}' is not a \.safetensors file\. Pickles"):
+        open_matcher("clip", f"ViT-nano:mine/{name}")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": NANO}))
+    with pytest.raises(BadInput, match=r"has no open_clip_model\.safetensors\. Pickles"):
+        open_matcher("clip", str(folder))
+    save_file(nano.state_dict(), folder / "open_clip_model.safetensors")
+    assert open_matcher("clip", str(folder)).similarities(Image.new("RGB", (9, 9)), ["a dog"])
+    assert not sprung.exists()
+
+
+def test_a_listed_clip_that_is_a_pickle_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(repository: str, file: str) -> str:
+        asked.append(f"{repository}/{file}")
+        raise EntryNotFoundError("gone")
+
+    listed = {
+        "hub": "some/clip/",
+        "bin": "some/clip/other.bin",
+        "pt": "some/clip/one.pt",
+        "url": "",
+    }
+    configs = {tag: {"hf_hub": place} for tag, place in listed.items()}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-nano", configs)
+    monkeypatch.setattr(clip_checkpoint, "hf_hub_download", fetch)
+    for tag in listed:
+        with pytest.raises(BadInput, match="Pickles can run code and are never loaded"):
+            open_matcher("clip", f"ViT-nano:{tag}")
+    assert asked == ["some/clip/open_clip_model.safetensors", "some/clip/other.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("ViT-nano:mine/gone.safetensors", "'mine/gone.safetensors' is not a known tag or valid"),
+        ("ViT-nano:mine/broken.safetensors", "cannot be loaded"),
+        ("ViT-nano:mine/other.safetensors", r"Error\(s\) in loading state_dict"),
+        ("ViT-nano:mine/short.safetensors", "cannot be loaded"),
+        ("ViT-none:mine/broken.safetensors", "Model config for 'ViT-none'"),
+        ("mine/broken.safetensors", "MODEL:TAG or MODEL:FILE"),
+    ],
+)
+def test_a_file_that_is_no_clip(weights: str, says: str, nano: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "broken.safetensors").write_bytes(b"no weights")
+    save_file({"visual.proj": torch.zeros(2)}, "mine/other.safetensors")
+    save_file({"positional_embedding": torch.zeros(2)}, "mine/short.safetensors")
+    with pytest.raises((BadInput, Unavailable), match=says) as refused:
+        open_matcher("clip", weights)
+    assert "\n" not in str(refused.value)
+    assert "hf download" not in str(refused.value)
 
 
 def test_a_clip_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +424,7 @@ def test_dino_spots_each_phrase_where_it_is_part_of_a_label(tmp_path: Path, pict
     labelled = finder._labelled(image, "red dog. cat. zebra", 0.0, 0.0)
     found = finder.spot(image, ["Dog", "cat", "zebra"], 0.0)
     assert found[2] is None  # its tokenizer knows no zebra
+    assert found == [*finder.spot(image, ["Dog"], 0.0), *finder.spot(image, ["cat"], 0.0), None]
     for own in found[:2]:
         assert own is not None
         assert len(own) <= len(labelled)
@@ -325,22 +435,27 @@ def test_dino_spots_each_phrase_where_it_is_part_of_a_label(tmp_path: Path, pict
 def test_dino_scores_a_phrase_by_its_own_tokens(
     tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of "dog. cat. red dog. image.": what one phrase scores in a box, no other inherits."""
+    """Each phrase is asked alone; what its tokens score in a box makes its score there."""
     dino(tmp_path)
     finder: Any = open_finder(str(tmp_path))
-    # [CLS] dog . cat . red dog . image . [SEP]
-    p = torch.tensor(
-        [
-            [0.0, 0.9, 0.8, 0.03, 0.0, 0.3, 0.6, 0.0, 0.01, 0.0, 0.9],
-            [0.0, 0.5, 0.0, 0.05, 0.0, 0.1, 0.7, 0.0, 0.01, 0.0, 0.0],
-        ]
-    )
-    out = type("Out", (), {"logits": p.logit()[None], "pred_boxes": torch.full((1, 2, 4), 0.5)})
-    monkeypatch.setattr(finder, "_model", type("Fixed", (), {"device": "cpu"})())
-    monkeypatch.setattr(type(finder._model), "__call__", lambda *_, **__: out, raising=False)
+    scores = {"dog": (0.6, 0.7), "cat": (0.05, 0.03), "red": (0.3, 0.1), "image": (0.01, 0.0)}
+    asked = []
+
+    class Fixed:
+        device = "cpu"
+
+        def __call__(self, input_ids: Tensor, **_: Any) -> Any:
+            words = [WORDS[token] for token in input_ids[0].tolist()]
+            asked.append(words[1:-1])
+            p = torch.tensor([scores.get(word, (0.9, 0.9)) for word in words]).T
+            out = {"logits": p.logit()[None], "pred_boxes": torch.full((1, 2, 4), 0.5)}
+            return type("Out", (), out)
+
+    monkeypatch.setattr(finder, "_model", Fixed())
     found = finder.spot(picture(90, 60), ["Dog", "cat", "red dog", "image"], 0.02)
-    scores = [[round(one.score, 3) for one in own] for own in found]
-    assert scores == [[0.9, 0.5], [0.05, 0.03], [0.6, 0.1], []]
+    told = [[round(one.score, 3) for one in own] for own in found]
+    assert told == [[0.7, 0.6], [0.05, 0.03], [0.6, 0.1], []]
+    assert asked == [["dog", "."], ["cat", "."], ["red", "dog", "."], ["image", "."]]
 
 
 def owl(folder: Path) -> Any:
@@ -367,7 +482,7 @@ def test_owl_spots_phrases(tmp_path: Path, picture: Any, monkeypatch: pytest.Mon
 
         def __call__(self, text: Any, images: Any, return_tensors: str) -> Any:
             self.asked = text
-            ids = torch.arange(8).repeat(len(text[0]), 1) + torch.arange(len(text[0]))[:, None]
+            ids = torch.arange(8).repeat(len(text[0]), 1) + torch.arange(len(text[0]))[:, None] + 1
             shown = self.images(images=images, return_tensors="pt")
             return tf.BatchEncoding(
                 {**shown, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -385,10 +500,10 @@ def test_owl_spots_phrases(tmp_path: Path, picture: Any, monkeypatch: pytest.Mon
     assert processor.asked == [["a photo of a red dog", "a photo of a cat"]]
     with torch.no_grad():
         out = model(**processor(text=processor.asked, images=image, return_tensors="pt"))
-    scores, labels = out.logits[0].sigmoid().max(-1)
+    scores = out.logits[0].sigmoid()
     for number, own in enumerate(found):
         assert own is not None
-        wanted = sorted(scores[labels == number].tolist(), reverse=True)
+        wanted = sorted(scores[:, number].tolist(), reverse=True)
         assert [one.score for one in own] == pytest.approx(wanted, abs=1e-5)
         assert all(0 <= edge <= 1 for one in own for edge in one.box)
     cutoff = float(scores.median())

@@ -87,7 +87,7 @@ class Finder(Protocol):
         self, image: Image.Image, phrases: Sequence[str], least: float
     ) -> list[list[Sighting] | None]:
         """Of each phrase what it names with scores of at least `least`, the surest first; none for
-        a phrase that the finder does not know.
+        a phrase that the finder does not know. What is said of one hangs on no other.
         """
 
 

@@ -6,26 +6,20 @@ blocks of the image tower, summed. (Gradient times activation points at things a
 other places next to them last, so that a mask made from it cuts into what is asked about.)
 """
 
-import logging
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from torch import Tensor, nn
 
-from halu import models, torchvision_shim
-from halu.errors import BadInput, Unavailable, Unsupported
+from halu import torchvision_shim
+from halu.errors import Unsupported
 from halu.grounding import Relevance, Vectors
-from halu.grounding.checkpoint import why_not
+from halu.grounding.clip_checkpoint import loaded
 from halu.grounding.squares import normalized, place
-from halu.hub import reach
 
 torchvision_shim.apply()
 
@@ -38,13 +32,13 @@ class ClipMatcher:
     """An open_clip model.
 
     Args:
-        weights: a folder in open_clip's layout, a hub id, or "MODEL:TAG" from open_clip's own list;
-            none: the built-in tiny-clip.
+        weights: a folder, hub id, "MODEL:TAG" or "MODEL:FILE", as `clip_checkpoint.loaded` takes
+            it; none: the built-in tiny-clip.
     """
 
     @torch.inference_mode(False)  # the caller may be in it; tensors made there have no gradients
     def __init__(self, weights: str | None = None) -> None:
-        self._model, self._tokenize = _loaded(weights)
+        self._model, self._tokenize = loaded(weights)
         self._model.to(place()).eval()
         self._tower = self._model.visual
         self._lock = threading.Lock()
@@ -116,66 +110,6 @@ class ClipMatcher:
         device = next(self._tower.parameters()).device
         vectors: Tensor = self._model.encode_text(self._tokenize(texts).to(device), normalize=True)
         return vectors
-
-
-def _refuse_code(folder: Path) -> None:
-    """A checkpoint's configuration is passed on to its tokenizer, which must run no code of it."""
-    text = (folder / "open_clip_config.json").read_text("utf-8")
-    if "trust_remote_code" in text:
-        raise BadInput(f"Folder {str(folder)!r} asks to run code of its own, which is never done.")
-
-
-def _loaded(weights: str | None) -> tuple[Any, Any]:
-    folder = Path(weights) if weights else Path(models.__file__).parent / "tiny-clip"
-    name, tag = str(weights), None
-    if folder.is_dir():
-        if not (folder / "open_clip_config.json").is_file():
-            raise BadInput(f"Folder {str(folder)!r} has no open_clip_config.json.")
-        _refuse_code(folder)
-        name = f"local-dir:{folder}"
-    elif name.count("/") == 1 and not folder.is_absolute():
-        name = f"hf-hub:{name}"
-    elif ":" in name:
-        name, tag = name.split(":", 1)
-    else:
-        raise BadInput(
-            f"No open_clip checkpoint {name!r}.", hint="Give a folder, a hub id or MODEL:TAG."
-        )
-    try:
-        with warnings.catch_warnings(), _quiet():
-            warnings.simplefilter("ignore")  # about activations and tokenizers, not for users
-            reach(_repository(name, tag))
-            if name.startswith("hf-hub:"):
-                hub = hf_hub_download(name.removeprefix("hf-hub:"), "open_clip_config.json")
-                _refuse_code(Path(hub).parent)
-            model, _, _ = open_clip.create_model_and_transforms(name, tag, require_pretrained=True)
-            return model, open_clip.get_tokenizer(name)
-    except (OSError, RuntimeError, ValueError) as error:
-        hint = why_not(str(weights), error)
-        raise Unavailable(f"CLIP weights {weights!r} cannot be loaded.", hint=hint) from error
-
-
-def _repository(name: str, tag: str | None) -> str:
-    """The hub id that open_clip loads from; empty for a folder."""
-    if tag is None:
-        return name.removeprefix("hf-hub:") if name.startswith("hf-hub:") else ""
-    listed = open_clip.get_pretrained_cfg(name, tag) or {}
-    return str(listed.get("hf_hub", "")).strip("/")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what open_clip tells the root logger, which is in its exceptions as well."""
-    root = logging.getLogger()
-
-    def others(record: logging.LogRecord) -> bool:
-        return "open_clip" not in record.pathname
-
-    root.addFilter(others)
-    try:
-        yield
-    finally:
-        root.removeFilter(others)
 
 
 def _is_transformer(tower: Any) -> bool:

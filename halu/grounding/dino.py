@@ -39,34 +39,26 @@ class Dino:
     def spot(
         self, image: Image.Image, phrases: Sequence[str], least: float
     ) -> list[list[Sighting] | None]:
-        """See `halu.grounding.Finder`. A phrase's score in a box is that of its surest token if all
-        of its tokens would be in the box's label, as SENTINEL has it, else that of its least sure;
-        what other phrases score in that box plays no part.
+        """See `halu.grounding.Finder`. Each phrase is a prompt of its own, since the model's view
+        of one changes with its neighbours (SENTINEL's code joins all new ones). Its score in a box
+        is that of its surest token if all of its tokens would be in the box's label, as SENTINEL
+        has it, else that of its least sure.
         """
-        if not phrases:
-            return []
-        ids, outputs = self._seen(image, f"{DOT} ".join(one.replace(DOT, " ") for one in phrases))
-        p = outputs.logits[0].sigmoid().cpu()
+        return [self._spotted(image, phrase.replace(DOT, " "), least) for phrase in phrases]
+
+    def _spotted(self, image: Image.Image, phrase: str, least: float) -> list[Sighting] | None:
+        ids, outputs = self._seen(image, phrase)
+        words = self._processor.tokenizer
+        places = range(1, ids.index(words.convert_tokens_to_ids(DOT)))
+        if any(ids[place] == words.unk_token_id for place in places):
+            return None
+        own = outputs.logits[0].sigmoid().cpu()[:, [*places]]
+        scores = torch.where((own > TEXT).all(-1), own.amax(-1), own.amin(-1)).tolist()
         x, y, width, height = outputs.pred_boxes[0].cpu().unbind(-1)
         edges = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], -1)
         boxes = [Box(*one) for one in edges.clamp(0, 1).tolist()]
-        found: list[list[Sighting] | None] = []
-        for places in self._places(ids):
-            if any(ids[place] == self._processor.tokenizer.unk_token_id for place in places):
-                found.append(None)
-                continue
-            own = p[:, places]
-            scores = torch.where((own > TEXT).all(-1), own.amax(-1), own.amin(-1)).tolist()
-            seen = [Sighting(*pair) for pair in zip(boxes, scores, strict=True) if pair[1] >= least]
-            found.append(sorted(seen, key=lambda one: -one.score))
-        return found
-
-    def _places(self, ids: Sequence[int]) -> list[list[int]]:
-        """Of each phrase, where its tokens stand."""
-        words = self._processor.tokenizer
-        dot = words.convert_tokens_to_ids(DOT)
-        edges = [place for place, token in enumerate(ids) if token == dot]
-        return [list(range(a + 1, b)) for a, b in zip([0, *edges], edges, strict=False)]
+        seen = [Sighting(*pair) for pair in zip(boxes, scores, strict=True) if pair[1] >= least]
+        return sorted(seen, key=lambda one: -one.score)
 
     @torch.no_grad()
     def _seen(self, image: Image.Image, phrases: str) -> tuple[list[int], Any]:

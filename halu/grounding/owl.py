@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from halu import torchvision_shim
 from halu.grounding import Box, Sighting
@@ -13,6 +14,7 @@ from halu.grounding.checkpoint import named, opened
 torchvision_shim.apply()
 
 import transformers
+from transformers.models.owlv2.modeling_owlv2 import Owlv2ObjectDetectionOutput
 
 PUBLISHED = "google/owlv2-base-patch16-ensemble"
 PROMPT = "a photo of a {}"
@@ -36,21 +38,30 @@ class Owl:
     def spot(
         self, image: Image.Image, phrases: Sequence[str], least: float
     ) -> list[list[Sighting] | None]:
-        """See `halu.grounding.Finder`."""
+        """See `halu.grounding.Finder`. A box counts for every phrase that scores in it, not only
+        for the one that scores highest.
+        """
         if not phrases:
             return []
         texts = [[PROMPT.format(phrase.lower()) for phrase in phrases]]
         inputs = self._processor(text=texts, images=image.convert("RGB"), return_tensors="pt").to(
             self._model.device
         )
+        outputs = self._model(**inputs)
+        return [
+            self._sightings(rows[..., None], outputs.pred_boxes, image, least)
+            for rows in outputs.logits.unbind(-1)
+        ]
+
+    def _sightings(
+        self, logits: Tensor, boxes: Tensor, image: Image.Image, least: float
+    ) -> list[Sighting]:
+        """Of one phrase: logits [1, N, 1], boxes [1, N, 4]."""
+        one = Owlv2ObjectDetectionOutput(logits=logits, pred_boxes=boxes)
         found = self._processor.post_process_grounded_object_detection(
-            self._model(**inputs), threshold=least, target_sizes=[(image.height, image.width)]
+            one, threshold=least, target_sizes=[(image.height, image.width)]
         )[0]
         size = torch.tensor([image.width, image.height] * 2)
         edges = (found["boxes"].cpu() / size).clamp(0, 1).tolist()
-        rows = zip(found["labels"].tolist(), edges, found["scores"].tolist(), strict=True)
-        ranked = sorted(rows, key=lambda row: -row[2])
-        return [
-            [Sighting(Box(*place), score) for label, place, score in ranked if label == number]
-            for number in range(len(phrases))
-        ]
+        seen = zip(edges, found["scores"].tolist(), strict=True)
+        return sorted((Sighting(Box(*e), s) for e, s in seen), key=lambda one: -one.score)

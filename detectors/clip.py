@@ -30,7 +30,7 @@ SIZES = {"whole": (1.0, 1), "half": (1 / 2, 3), "third": (1 / 3, 5)}
 COLORS = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray",
 )  # fmt: skip
-"""What a claimed colour is measured against."""
+"""What a claimed colour is measured against; of others ("golden", "tan") there is no opinion."""
 CROPS = 3
 """Crops that tell a colour."""
 BUILT_IN = "tiny-clip"
@@ -50,7 +50,7 @@ class Clip(Detector):
         weights: str | None = Field(
             None,
             max_length=4096,
-            description="Folder, hub id or MODEL:TAG of open_clip; none: built-in tiny-clip.",
+            description="Folder, hub id, MODEL:TAG or MODEL:FILE; none: built-in tiny-clip.",
             json_schema_extra=OPERATOR,
         )
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
@@ -71,7 +71,7 @@ class Clip(Detector):
         named = [
             claim
             for claim in claims(answer.text, asked.question, self.params.vocabulary)
-            if claim.kind in ("object", "color")
+            if claim.kind == "object" or (claim.kind == "color" and _shade(claim) in COLORS)
         ]
         if not named:
             return []
@@ -82,11 +82,12 @@ class Clip(Detector):
         weights = self.params.weights
         words, names = _words((claim.subject,), weights)[0], _words(coco_names(), weights)
         if claim.kind == "color":
-            shades = tuple(dict.fromkeys((claim.value, *COLORS)))
-            tinted = _words(tuple(f"{shade} {claim.subject}" for shade in shades), weights)
+            tinted = _words(tuple(f"{shade} {claim.subject}" for shade in COLORS), weights)
             tints = [_tinted(views, words, names, tinted) for views in pictures]
-            return _colored(claim, shades, max(tints, key=lambda scores: float(scores[0])))
-        found = [_looked(views, words, names) for views in pictures]
+            own = COLORS.index(_shade(claim))
+            return _colored(claim, max(tints, key=lambda scores: float(scores[own])))
+        others = names[[name != claim.subject for name in coco_names()]]
+        found = [_looked(views, words, names, others) for views in pictures]
         return Measured(claim, *max(found, key=lambda one: sum(one[0].values())))
 
 
@@ -132,52 +133,56 @@ def _standing(views: Views, words: Vectors, names: Vectors) -> Vectors:
 
 
 def _looked(
-    views: Views, words: Vectors, names: Vectors
+    views: Views, words: Vectors, names: Vectors, others: Vectors
 ) -> tuple[dict[str, float], dict[str, JsonValue]]:
-    """The best standard score of each size, and what the best crop is."""
+    """The best standard score of each size, and what the best crop is; `others` are the names that
+    are not the object's own.
+    """
     scores = _standing(views, words, names)
     features = {
         size: max(float(s) for s, of in zip(scores, views.sizes, strict=True) if of == size)
         for size in SIZES
     }
     best = int(scores.argmax())
-    own, others = views.vectors[best] @ words, views.vectors[best] @ names.T
+    own = float(views.vectors[best] @ words)
     shown: dict[str, JsonValue] = {
-        "similarity": float(own),
+        "similarity": own,
         "crop": list(views.boxes[best]),
-        "better": float((others < own).mean()),
+        "better": int((others @ views.vectors[best] >= own).sum()),
+        "others": len(others),
     }
     return features, shown
 
 
 def _tinted(views: Views, words: Vectors, names: Vectors, tinted: Vectors) -> Vectors:
-    """Standard scores of the object in each shade on the crops that look most like it [shades]."""
+    """Standard scores of the object in each colour on the crops that look most like it [COLORS]."""
     best = np.argsort(-_standing(views, words, names), kind="stable")[:CROPS]
     found = views.vectors[best] @ tinted.T
     scores: Vectors = ((found - found.mean(1, keepdims=True)) / found.std(1, keepdims=True)).mean(0)
     return scores
 
 
-def _colored(claim: Claim, shades: Sequence[str], scores: Vectors) -> Measured:
-    """The first shade is the claimed one."""
-    best = shades[int(scores.argmax())]
-    shown: dict[str, JsonValue] = {"instead": best if best != claim.value else None}
-    return Measured(claim, {"color": float(scores[0])}, shown)
+def _shade(claim: Claim) -> str:
+    """The claimed colour as COLORS spells it."""
+    return "gray" if claim.value == "grey" else claim.value
+
+
+def _colored(claim: Claim, scores: Vectors) -> Measured:
+    best, own = COLORS[int(scores.argmax())], _shade(claim)
+    shown: dict[str, JsonValue] = {"instead": best if best != own else None}
+    return Measured(claim, {"color": float(scores[COLORS.index(own)])}, shown)
 
 
 def _reason(one: Measured) -> str:
+    shown = one.evidence
     if one.claim.kind == "color":
-        other = one.evidence["instead"]
+        other = shown["instead"]
         told = f"{other!r} fits better than" if other else "no other colour fits better than"
         return (
             f"Where the picture looks most like {one.claim.subject!r}, {told} {one.claim.value!r}."
         )
-    better, similarity = one.evidence["better"], one.evidence["similarity"]
-    assert isinstance(better, float)
-    assert isinstance(similarity, float)
-    names = len(coco_names())
-    others = round((1 - better) * names)
     return (
-        f"Where the picture looks most like {one.claim.subject!r}, {others} of {names} everyday"
-        f" objects fit as well or better; of what is there, few do (similarity {similarity:.2f})."
+        f"Where the picture looks most like {one.claim.subject!r}, {shown['better']} of"
+        f" {shown['others']} other everyday objects fit as well or better; of what is there, few do"
+        f" (similarity {shown['similarity']:.2f})."
     )

@@ -7,7 +7,7 @@ that ship, on the built-in world; `halu calibrate` fits others, which then go fi
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from importlib.resources import files
@@ -104,8 +104,9 @@ def place(detector: str, model: str) -> Path:
     return folder() / f"{name}-{sha256(full.encode()).hexdigest()[:8]}.json"
 
 
-def chosen(detector: str, kind: str, model: str) -> Curve:
-    """The curve for a model: a user's, else the one that ships, else the first that ships.
+def chosen(detector: str, kind: str, model: str, measured: Collection[str]) -> Curve:
+    """The curve for a model: a user's, else the one that ships, else the first that ships and reads
+    nothing but what was measured.
 
     Raises:
         Failed: if a user's file is damaged.
@@ -118,7 +119,8 @@ def chosen(detector: str, kind: str, model: str) -> Curve:
         except (OSError, ValidationError) as error:
             raise Failed(f"{file} is damaged.", hint="Delete it, or run halu calibrate.") from error
     own = curves()[name]
-    return own.get(model) or next(iter(own.values()))
+    readable = (curve for curve in own.values() if {*curve.terms} <= {*measured})
+    return own.get(model) or next(readable)
 
 
 def scored(
@@ -130,7 +132,7 @@ def scored(
     known: dict[str, Curve] = {}
     for one in found:
         kind, subject = one.claim.kind, one.claim.subject
-        curve = known[kind] = known.get(kind) or chosen(detector, kind, model)
+        curve = known[kind] = known.get(kind) or chosen(detector, kind, model, one.features)
         other = f" The score is a guess: it was fitted for {curve.fitted_for}, not for this model."
         yield Finding(
             start=one.claim.start,

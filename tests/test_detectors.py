@@ -1,18 +1,27 @@
 """What every registered detector owes its users, and what single ones find."""
 
+import html
 import json
+import re
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
 import halu
+from halu import models
+from halu.claims import claims
+from halu.claims.vocabulary import plural
 from halu.detector import Asked, Detector, chosen, detect, detectors, find, stated
 from halu.errors import BadImage, BadInput, Unavailable, Unknown, Unsupported
 from halu.examining import prepared
+from halu.grounding import Box, Sighting
+from halu.labelling import Judge
 from halu.scenes import draw
 from halu.types import Answer, Finding, Request
 from halu.vlm import VLM, asking
@@ -145,6 +154,25 @@ def test_the_blend_reads_the_trace_where_there_is_one(vlm: VLM, scene: Image.Ima
     assert all({"attention", "uncertainty", "clip", "objects"} <= {*one.evidence} for one in asked)
     read = detect(scene, "A dog.", blend)
     assert [one.evidence.get("attention") for one in read] == [None]
+
+
+def test_what_the_blends_parts_look_with_is_passed_on(scene: Image.Image, tmp_path: Path) -> None:
+    shutil.copytree(Path(models.__file__).parent / "tiny-clip", tmp_path / "mine")
+    text = "A dog and a giraffe."
+    same = {"threshold": 0.0, "weights": str(tmp_path / "mine")}
+    for one, other in zip(
+        detect(scene, text, {"blend": same}),
+        detect(scene, text, {"blend": {"threshold": 0.0}}),
+        strict=True,
+    ):
+        assert one.evidence["clip"] == pytest.approx(other.evidence["clip"])
+        assert one.score == pytest.approx(other.score)
+        assert "fitted for picture, not for this model" in one.reason
+        assert "fitted for" not in other.reason
+    refused = [({"weights": str(tmp_path)}, BadInput), ({"dino": "x"}, BadInput)]
+    for params, error in [*refused, ({"finders": "open", "dino": "./gone"}, Unavailable)]:
+        with pytest.raises(error, match=r"open_clip_config|finders=open|gone"):
+            detect(scene, text, {"blend": params})
 
 
 def test_a_search_that_takes_tokens_back_has_no_evidence(scene: Image.Image) -> None:
@@ -304,6 +332,100 @@ def test_objects_has_a_verdict_of_two_finders() -> None:
     assert [text[one.start : one.stop] for one in missed] == [made_up]
 
 
+def seen_in(seed: int) -> tuple[Image.Image, str, str]:
+    """A scene's picture, its widest object, and one that it lacks."""
+    shown = draw(seed, "test")
+    real = max(shown.things, key=lambda one: one.box[2] - one.box[0]).name
+    made_up = next(name for name in ("giraffe", "toilet", "pizza") if name not in shown.names)
+    return Image.fromarray(shown.image), real, made_up
+
+
+@pytest.mark.parametrize(
+    ("number", "judged"),
+    [("999999", True), ("1000000", False), ("99999999999999999999", False), ("9" * 5000, False)],
+)
+def test_a_number_that_no_picture_shows_is_not_compared(number: str, judged: bool) -> None:
+    image, real, _ = seen_in(5)
+    text = f"{number} {plural(real)}."
+    assert [one.kind for one in claims(text)] == ["count", "object"]
+    found = detect(image, text, {"objects": {"threshold": 0.0}})
+    assert [one.evidence["kind"] for one in found] == ["count"] * judged + ["object"]
+
+
+def test_finders_look_for_an_object_of_a_picture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from halu.grounding import spotted
+
+    asked: list[tuple[str, ...]] = []
+
+    class Looking:
+        def spot(self, image: Image.Image, phrases: list[str], least: float) -> list[Any]:
+            asked.append(tuple(phrases))
+            return [[Sighting(Box(0, 0, 1, 1), 0.9)] for _ in phrases]
+
+    spotted._kept.cache_clear()
+    monkeypatch.setattr(spotted, "open_finder", lambda weights, kind: Looking())
+    image, other = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
+    judge = Judge([every("objects")], [image], Asked(), 0.5, 0.3)
+    judge("There is a dog.")
+    assert asked == [("dog",)] * 2  # each of the two finders
+    judge("The dog sleeps on the left.")
+    assert len(asked) == 2
+    judge("A cat is to the right of the dog.")
+    assert asked[2:] == [("cat",)] * 2
+    labels = [judge(text) for text in ("Two dogs and a cat.", "A cat.")]
+    assert len(asked) == 4
+    assert [one.names for one in labels] == [{"dog", "cat"}, {"cat"}]
+    detect(other, "A dog.", ["objects"])
+    assert asked[4:] == [("dog",)] * 2
+    monkeypatch.setattr(spotted, "MOST", 2)
+    assert len(detect(image, "A cup, a dog and a bed.", {"objects": {"threshold": 0.0}})) == 3
+    assert asked[6:] == [("cup", "bed")] * 2
+    detect(image, "A dog.", ["objects"])
+    assert asked[8:] == [("dog",)] * 2  # no more than so many are kept
+    spotted._kept.cache_clear()
+
+
+def test_clip_knows_two_spellings_of_gray(scene: Image.Image) -> None:
+    clip = {"clip": {"threshold": 0.0}}
+    one, other = (detect(scene, f"A {shade} bird.", clip)[0] for shade in ("gray", "grey"))
+    assert one.evidence["kind"] == other.evidence["kind"] == "color"
+    assert (one.score, one.evidence) == (other.score, other.evidence)
+    others = [detect(scene, f"A {shade} bird.", clip)[0].evidence for shade in clip_colors()]
+    assert sum(shown["instead"] is None for shown in others) == 1
+
+
+def clip_colors() -> tuple[str, ...]:
+    from halu.detectors.clip import COLORS
+
+    return COLORS
+
+
+def test_clip_has_no_opinion_on_colours_that_it_does_not_compare(scene: Image.Image) -> None:
+    from halu.claims.vocabulary import COLORS
+
+    strange = sorted(COLORS - {*clip_colors(), "grey"})
+    assert {"golden", "silver", "tan"} <= {*strange}
+    for shade in strange:
+        text = f"A {shade} bird."
+        assert {one.kind for one in claims(text)} == {"color", "object"}
+        (found,) = detect(scene, text, {"clip": {"threshold": 0.0}})
+        assert found.evidence["kind"] == "object"
+
+
+def test_clip_compares_an_object_with_others_alone() -> None:
+    better = []
+    for seed in range(8):
+        image, real, _ = seen_in(seed)
+        (one,) = detect(image, f"A {real}.", {"clip": {"threshold": 0.0}})
+        assert one.evidence["others"] == 79
+        assert f"{one.evidence['better']} of 79 other everyday objects" in one.reason
+        better.append(one.evidence["better"])
+    assert min(better) == 0
+    own = {"clip": {"threshold": 0.0, "vocabulary": "open"}}
+    (one,) = detect(image, "A lantern.", own)
+    assert one.evidence["others"] == 80
+
+
 def test_consistency_needs_a_model(scene: Image.Image) -> None:
     with pytest.raises(Unsupported, match="asks the model again"):
         detect(scene, "A dog.", ["consistency"])
@@ -354,7 +476,7 @@ def test_detect_prints_findings_or_json(halu: Any, tmp_path: Any, scene: Image.I
         (("-d", "consistency"), "consistency"),
         (("-d", "clip:threshold"), "'threshold' is not KEY=VALUE. Write clip:KEY=VALUE."),
         (("-d", "objects:dino=here"), "dino='here': it is used with finders=open alone"),
-        (("-d", "clip:weights=nothing"), "folder, a hub id or MODEL:TAG"),
+        (("-d", "clip:weights=nothing"), "a folder, a hub id, MODEL:TAG or MODEL:FILE"),
     ],
 )
 def test_wrong_calls_are_one_line(
@@ -451,11 +573,25 @@ def test_list_names_every_detector(halu: Any) -> None:
     assert [one["name"] for one in json.loads(out)] == NAMES
 
 
-def test_ask_with_detectors_shows_and_traces(halu: Any, tmp_path: Any, scene: Image.Image) -> None:
+def test_ask_with_detectors_shows_and_traces(
+    halu: Any, vlm: VLM, tmp_path: Any, scene: Image.Image
+) -> None:
     path, page = tmp_path / "scene.png", tmp_path / "trace.html"
     scene.save(path)
     own = ("-d", "uncertainty:threshold=0", "--max-new-tokens", 30)
     code, out, _ = halu("ask", path, PROMPT, *own, "--trace", page)
     assert code == 0
     assert "uncertainty: The model gave" in out
-    assert 'class="doubted"' in page.read_text()
+    same = vlm.ask(scene, PROMPT, detectors={"uncertainty": {"threshold": 0.0}}, max_new_tokens=30)
+    doubted, others = [], []
+    for word in re.finditer(r"\S+", same.text):
+        hit = any(one.start < word.end() and word.start() < one.stop for one in same.findings)
+        (doubted if hit else others).append(word[0])
+    buttons = re.findall(r"<button type=\"button\"([^>]*)>([^<]*)</button>", page.read_text())
+    marked, plain = (
+        [html.unescape(text) for kind, text in buttons if ('class="doubted"' in kind) is doubt]
+        for doubt in (True, False)
+    )
+    assert (marked, plain) == (doubted, others)
+    assert marked
+    assert plain

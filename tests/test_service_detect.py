@@ -11,8 +11,10 @@ pytest.importorskip("open_clip")
 
 from live import chat, live, uri
 
+from halu.claims.vocabulary import plural
 from halu.engine import load
 from halu.errors import HaluError
+from halu.scenes import draw
 from halu.service.deployment import deployment
 from halu.service.settings import read_settings
 
@@ -68,6 +70,15 @@ def test_a_text_that_somebody_wrote(served: Any, scene: Any) -> None:
     assert served.post("/v1/detect", **{**body, "text": ""}).json()["findings"] == []
 
 
+@pytest.mark.parametrize("number", ["99999999999999999999", "9" * 5000])
+def test_a_number_that_no_picture_shows(served: Any, scene: Any, number: str) -> None:
+    body = {"image": uri(scene), "detectors": ["objects:threshold=0", "clip:threshold=0"]}
+    for name in sorted(draw(3, "test", 112).names):
+        reply = served.post("/v1/detect", **body, text=f"{number} {plural(name)}.")
+        assert reply.status_code == 200, reply.text
+        assert {one["evidence"]["kind"] for one in reply.json()["findings"]} == {"object"}
+
+
 @pytest.mark.parametrize("text", [" ", "It is a sunny day.", "一只狗", "Der Hund ist da."])
 def test_silence_where_nothing_is_claimed(served: Any, scene: Any, text: str) -> None:
     body = {"image": uri(scene), "text": text, "detectors": ["clip", "objects"]}
@@ -120,7 +131,8 @@ def test_parameters_are_written_as_on_the_command_line(served: Any, scene: Any) 
 
 
 OPERATORS = [
-    "clip:weights=x/y", "objects:finders=open", "objects:dino=x/y", "objects:owl=x/y",
+    *("clip:weights=x/y", "objects:finders=open", "objects:dino=x/y", "objects:owl=x/y"),
+    *("blend:weights=x/y", "blend:finders=open", "blend:dino=x/y", "blend:owl=x/y"),
 ]  # fmt: skip
 
 

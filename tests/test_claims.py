@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from halu.claims import claims, coco_names
+from halu.eval.chair_tables import family_rules
+from halu.eval.objects import read_caption
 
-CHAIR = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "eval" / "chair"
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+CHAIR = SHARED / "data" / "eval" / "chair" / "cca-llava"
 
 
 def told(text: str, question: str = "", vocabulary: str = "coco") -> list[tuple[str, str, str]]:
@@ -141,21 +144,52 @@ def test_the_list_has_cocos_names() -> None:
     assert all(told(f"A {name}.") for name in coco_names())
 
 
+REAL = [
+    f"{model}_coco_chair_{length}_ans.jsonl"
+    for model in ("llava-v1.5-7b", "cca-llava-1.5-7b")
+    for length in ("long", "short")
+]
+needs_captions = pytest.mark.skipif(not CHAIR.is_dir(), reason="the captions are not here")
+
+
+@needs_captions
 def test_it_reads_real_captions_as_chair_does() -> None:
     """LLaVA-1.5's 500 long captions, against the original evaluator's word-level reading."""
-    folder = CHAIR / "cca-llava"
-    if not folder.is_dir():
-        pytest.skip("the captions are not here")
-    lines = (folder / "llava-v1.5-7b_coco_chair_long_ans.jsonl").read_text().splitlines()
-    texts = {row["image_id"]: row["caption"] for row in map(json.loads, lines)}
-    truth = folder / "word_level_llava_long.nltk_words+nltk_gt.jsonl"
+    truth = CHAIR / "word_level_llava_long.nltk_words+nltk_gt.jsonl"
+    rows = [json.loads(line) for line in truth.read_text().splitlines()]
+    agreed(REAL[0], {row["image_id"]: [name for _, name in row["mentions"]] for row in rows})
+
+
+@needs_captions
+@pytest.mark.parametrize("name", REAL[1:])
+def test_it_reads_other_real_captions_as_chair_does(name: str) -> None:
+    """Against halu's evaluator under the published rules, which reads the first file word by word
+    as the original does.
+    """
+    pytest.importorskip("nltk", reason="the rules 'chair-nltk' need the extra 'eval'")
+    rules = family_rules("nltk", CHAIR.parent)
+    read = {image: read_caption(text, rules).mentions for image, text in captions(name).items()}
+    agreed(name, {image: [one.name for one in mentions] for image, mentions in read.items()})
+
+
+def agreed(name: str, theirs: dict[int, list[str]]) -> None:
+    """Holds the objects claimed in 500 captions against another reading of them."""
     both = mine_alone = theirs_alone = 0
-    for row in map(json.loads, truth.read_text().splitlines()):
-        found = claims(texts[row["image_id"]])
-        mine = Counter(one.subject for one in found if one.kind == "object")
-        theirs = Counter(name for _, name in row["mentions"])
-        both += sum((mine & theirs).values())
-        mine_alone += sum((mine - theirs).values())
-        theirs_alone += sum((theirs - mine).values())
+    texts = captions(name)
+    assert len(texts) == len(theirs) == 500
+    for image, text in texts.items():
+        found = claims(text)
+        assert all(text[one.start : one.stop].strip() for one in found)
+        own = Counter(one.subject for one in found if one.kind == "object")
+        other = Counter(theirs[image])
+        both += sum((own & other).values())
+        mine_alone += sum((own - other).values())
+        theirs_alone += sum((other - own).values())
     assert both / (both + mine_alone) > 0.95
     assert both / (both + theirs_alone) > 0.93
+
+
+def captions(name: str) -> dict[int, str]:
+    """The captions of one file, by picture."""
+    rows = map(json.loads, (CHAIR / name).read_text().splitlines())
+    return {row["image_id"]: row["caption"] for row in rows}

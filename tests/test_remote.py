@@ -37,7 +37,14 @@ class Server(Bench):
                 "forwards": 4,
                 "image_tokens": 64,
             }
-        return 200, json.dumps(found).encode()
+        return 200, streamed(found) if sent.get("stream") else json.dumps(found).encode()
+
+
+def streamed(found: dict[str, Any]) -> bytes:
+    """A whole completion as one event of a stream."""
+    (choice,) = found["choices"]
+    chunk = {**found, "choices": [{**choice, "delta": choice["message"]}]}
+    return f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
 
 
 @pytest.fixture
@@ -119,6 +126,34 @@ def test_what_an_answer_from_afar_cannot_carry_is_refused(
             ask()
         assert raised.value.param == param
     assert not server.seen
+
+
+@pytest.mark.parametrize("strategy", [None, "vcd"])
+def test_consistency_asks_the_server_again(
+    strategy: str | None, vlm: VLM, server: Server, picture: Any
+) -> None:
+    said = iter(["A dog and two cups.", "A dog.", "Two cups.", "A cup."])
+    server.reply = lambda prompt: next(said)
+    own = {"consistency": {"samples": 3, "threshold": 0.0, "temperature": 0.7}}
+    options = {"strategy": strategy, "seed": 7, "max_new_tokens": 9}
+    answer = vlm.ask(picture(), "What is there?", detectors=own, **options)
+    first, *again = server.seen
+    assert (first["seed"], "halu" in first, len(again)) == (7, strategy is not None, 3)
+    assert [one["seed"] for one in again] == [8, 9, 10]
+    for one in again:
+        assert (one["temperature"], one["max_tokens"]) == (0.7, 9)
+        assert one["messages"] == first["messages"]
+        assert "halu" not in one
+        assert not one.get("stream")
+    text = "A dog and two cups."
+    assert answer.text == text
+    found = {text[one.start : one.stop]: one.score for one in answer.findings}
+    assert found == {
+        "dog": pytest.approx(2 / 3),
+        "two": pytest.approx(2 / 3),
+        "cups": pytest.approx(1 / 3),
+    }
+    assert answer.findings[0].reason.startswith("2 of 3 other answers")
 
 
 def test_the_key_comes_from_the_environment(

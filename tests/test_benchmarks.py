@@ -64,6 +64,25 @@ def test_a_peer_says_its_tokens_or_why_it_cannot_run(tmp_path: Path) -> None:
             assert ": " in one["refused"].get(name, "Error: because")
 
 
+@pytest.mark.slow
+def test_layers_agreement_is_ranked_beside_the_traces_detectors(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "layers_agreement.py"), "--fit", "8", "--scenes", "6"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "found.json")],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=True,
+    )
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert json.loads(done.stdout) == found
+    auroc = found["auroc"]
+    assert all(0.3 < auroc[name] <= 1 for name in ("pair", "layers", "both"))
+    assert found["gain"] == pytest.approx(auroc["both"] - auroc["pair"])
+    assert found["gain_ci"][0] <= found["gain"] <= found["gain_ci"][1]
+    assert found["claims"] > 20
+
+
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     monkeypatch.syspath_prepend(str(FOLDER))

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from halu.detector import Asked, detectors
+from halu.detector import DetectorContext, detectors
 from halu.drafting import Manner, Sentences
 from halu.errors import Unsupported
 from halu.labelling import Judge
@@ -70,7 +70,7 @@ class Sentinel(Strategy):
             )
         if not p.rounds and p.first == "greedy":
             return Plan(ctx.main)
-        asked = Asked(ctx.request)
+        asked = DetectorContext(ctx.request)
         judge = Judge(using, ctx.request.images, asked, p.hallucinated, p.uncertain)
         manner = Manner(
             p.candidates, p.rounds, p.first == "sampled", p.temperature, p.finish, p.longest

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from halu.claims import Claim, claims
-from halu.detector import Asked, Detector, DetectorParams, Images, detectors
+from halu.detector import Detector, DetectorContext, DetectorParams, Images, detectors
 from halu.logistic import Measured, scored
 from halu.types import OPERATOR, Answer, Finding
 
@@ -64,12 +64,12 @@ class Blend(Detector):
             for name in (*TRACE, *PICTURE)
         }
 
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each object that all parts judge."""
         found = self.measure(answer, images, asked)
         return scored(self.name, self.rests_on(answer, asked), found, _reason)
 
-    def rests_on(self, answer: Answer, asked: Asked) -> str:
+    def rests_on(self, answer: Answer, asked: DetectorContext) -> str:
         """The model that answered, or what looks at the picture alone, if no trace is left; and
         what looks, if that is not built in.
         """
@@ -77,7 +77,7 @@ class Blend(Detector):
         looking = [str(self._parts[name].rests_on(answer, asked)) for name in PICTURE]
         return model if looking == BUILT_IN else f"{model} with {' and '.join(looking)}"
 
-    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+    def measure(self, answer: Answer, images: Images, asked: DetectorContext) -> list[Measured]:
         """The parts' log-odds for each object."""
         named: dict[tuple[int, int], Claim] = {
             (claim.start, claim.stop): claim

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from halu.claims import Claim, Vocabulary, claims, coco_names
-from halu.detector import Asked, Detector, DetectorParams, Images, detectors
+from halu.detector import Detector, DetectorContext, DetectorParams, Images, detectors
 from halu.grounding import Box, Vectors, open_embedder
 from halu.grounding.boxes import cut
 from halu.grounding.pixels import Pixels
@@ -55,16 +55,16 @@ class Clip(Detector):
         )
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
 
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each object and colour."""
         found = self.measure(answer, images, asked)
         return scored(self.name, self.rests_on(answer, asked), found, _reason)
 
-    def rests_on(self, answer: Answer, asked: Asked) -> str:
+    def rests_on(self, answer: Answer, asked: DetectorContext) -> str:
         """The image-text model."""
         return self.params.weights or BUILT_IN
 
-    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+    def measure(self, answer: Answer, images: Images, asked: DetectorContext) -> list[Measured]:
         """Standard scores of every object on the best crop of each size, of the best picture, and
         of every colour on the crops that look most like its object.
         """

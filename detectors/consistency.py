@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from halu.claims import Claim, Vocabulary, claims
-from halu.detector import Asked, Detector, DetectorParams, Images, detectors
+from halu.detector import Detector, DetectorContext, DetectorParams, Images, detectors
 from halu.errors import Unsupported
 from halu.types import Answer, Finding
 
@@ -37,7 +37,7 @@ class Consistency(Detector):
         found: int = self.params.samples
         return found
 
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each claim."""
         own = claims(answer.text, asked.question, self.params.vocabulary)
         if not own:
@@ -56,7 +56,7 @@ class Consistency(Detector):
                 evidence={"silent": silent, "answers": len(others), "kind": claim.kind},
             )
 
-    def _again(self, asked: Asked) -> list[set[tuple[str, ...]]]:
+    def _again(self, asked: DetectorContext) -> list[set[tuple[str, ...]]]:
         """What other answers to the same request claim."""
         p, request = self.params, asked.request
         if request is None or asked.generate is None:

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from halu.claims import Claim, Vocabulary, claims
-from halu.detector import Asked, Detector, DetectorParams, Images, detectors
+from halu.detector import Detector, DetectorContext, DetectorParams, Images, detectors
 from halu.grounding import FinderKind, Sighting
 from halu.grounding.pixels import Pixels
 from halu.grounding.places import margin, named, opposite
@@ -105,7 +105,7 @@ class Objects(Detector):
                 raise ValueError("it is used with finders=open alone")
             return weights
 
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each object, number and place."""
         found = self.measure(answer, images, asked)
         wanted = {
@@ -116,7 +116,7 @@ class Objects(Detector):
         kept = [one for one in found if one.evidence.get("verdict", wanted[0]) in wanted]
         return scored(self.name, self.rests_on(answer, asked), kept, _reason)
 
-    def rests_on(self, answer: Answer, asked: Asked) -> str:
+    def rests_on(self, answer: Answer, asked: DetectorContext) -> str:
         """The two finders."""
         p = self.params
         if p.finders == "built-in":
@@ -124,7 +124,7 @@ class Objects(Detector):
         pairs = zip(KINDS[p.finders], (p.dino, p.owl), strict=True)
         return " and ".join(f"{kind} {weights or PUBLISHED}" for kind, weights in pairs)
 
-    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+    def measure(self, answer: Answer, images: Images, asked: DetectorContext) -> list[Measured]:
         """Of every object the log-odds of both best scores, in the picture that has more; of a
         number the boxes too few and too many, of a place how far inside it lies, in the picture
         that fits best.

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from halu.claims import claims
-from halu.detector import Asked, Detector, DetectorParams, Images, detectors
+from halu.detector import Detector, DetectorContext, DetectorParams, Images, detectors
 from halu.errors import Unavailable
 from halu.grounding.pixels import Pixels
 from halu.types import Answer, Finding
@@ -54,7 +54,7 @@ class Ocr(Detector):
             0.5, ge=0, le=1, description="Lines read with less confidence are not counted."
         )
 
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each quoted text."""
         quoted = [one for one in claims(answer.text, asked.question) if one.kind == "text"]
         if not quoted:

@@ -13,7 +13,7 @@ from math import exp, log1p
 from pydantic import Field
 
 from halu.claims import Vocabulary, claims
-from halu.detector import Asked, Detector, DetectorParams, Images, detectors
+from halu.detector import Detector, DetectorContext, DetectorParams, Images, detectors
 from halu.errors import Unsupported
 from halu.logistic import Measured, scored
 from halu.types import Answer, Evidence, Finding, Token
@@ -32,16 +32,16 @@ class Uncertainty(Detector):
 
         vocabulary: Vocabulary = Field("coco", description="COCO's objects, or any noun.")
 
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each claim."""
         found = self.measure(answer, images, asked)
         return scored(self.name, self.rests_on(answer, asked), found, _reason)
 
-    def rests_on(self, answer: Answer, asked: Asked) -> str:
+    def rests_on(self, answer: Answer, asked: DetectorContext) -> str:
         """The model that answered."""
         return asked.model
 
-    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+    def measure(self, answer: Answer, images: Images, asked: DetectorContext) -> list[Measured]:
         """Entropies, probabilities, shifts and ranks of every claim's tokens."""
         found = []
         for claim in claims(answer.text, asked.question, self.params.vocabulary):

@@ -5,7 +5,7 @@ A strategy's own findings (`sentinel`, `woodpecker`) are kept with those of the 
 
 from collections.abc import Callable, Iterator, Sequence
 
-from halu.detector import Asked, Detector, chosen, find
+from halu.detector import Detector, DetectorContext, chosen, find
 from halu.eval.backends import Timed
 from halu.eval.plan import Plan, Source
 from halu.examining import prepared
@@ -43,7 +43,7 @@ def findings(
         yield from enumerate(ask(list(requests)).answers)
 
     using = [one for one in chosen(plan.detectors) if _sees(one, request)]
-    known = Asked(request, again, source.name)
+    known = DetectorContext(request, again, source.name)
     return (*answer.findings, *find(answer, request.images, using, known))
 
 

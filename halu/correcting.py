@@ -14,7 +14,7 @@ from halu.claims import ATTRIBUTES, Claim, claims
 from halu.claims.editing import Place, without
 from halu.claims.questions import answered, fact, question
 from halu.claims.rewording import Edit, changed, reworded
-from halu.detector import Asked, Detector, find, stated
+from halu.detector import Detector, DetectorContext, find, stated
 from halu.errors import Failed
 from halu.types import Finding, Request
 
@@ -57,7 +57,7 @@ class Corrector:
 
     def __call__(self, text: str) -> Corrected:
         """The corrected text, and every change."""
-        asked = Asked(self.request).question
+        asked = DetectorContext(self.request).question
         wrong = self._objects(text, asked)
         if self.rewrite is not None:
             return self._rewritten(text, asked, wrong)
@@ -113,7 +113,7 @@ class Corrector:
         return Doubt(claim, finding, value)
 
     def _found(self, text: str) -> list[Finding]:
-        found = find(stated(text), self.request.images, self.using, Asked(self.request))
+        found = find(stated(text), self.request.images, self.using, DetectorContext(self.request))
         return [one for one in found if one.score >= self.threshold]
 
     def _rewritten(self, text: str, asked: str, wrong: Mapping[Place, Finding]) -> Corrected:

@@ -35,7 +35,7 @@ class DetectorParams(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class DetectorContext:
     """What a detector may know besides an answer and its pictures.
 
     Attributes:
@@ -88,7 +88,9 @@ class Detector(ABC):
     def __init__(self, params: DetectorParams | None = None) -> None:
         self.params: Any = params if params is not None else self.Params()
 
-    def __call__(self, answer: Answer, images: Images, asked: Asked | None = None) -> list[Finding]:
+    def __call__(
+        self, answer: Answer, images: Images, asked: DetectorContext | None = None
+    ) -> list[Finding]:
         """Findings in order of place; none for an empty text.
 
         Raises:
@@ -99,12 +101,12 @@ class Detector(ABC):
             return []
         if self.kind == "picture" and not images:
             raise Unsupported(f"Detector {self.name!r} needs a picture.", param="detectors")
-        found = self.judge(answer, images, asked or Asked())
+        found = self.judge(answer, images, asked or DetectorContext())
         kept = [finding for finding in found if finding.score >= self.params.threshold]
         return sorted(kept, key=lambda finding: (finding.start, finding.stop))
 
     @abstractmethod
-    def judge(self, answer: Answer, images: Images, asked: Asked) -> Iterable[Finding]:
+    def judge(self, answer: Answer, images: Images, asked: DetectorContext) -> Iterable[Finding]:
         """A finding for each claim that it has an opinion on, however low its score."""
 
     @classmethod
@@ -139,7 +141,7 @@ def chosen(names: Detectors) -> tuple[Detector, ...]:
 
 
 def find(
-    answer: Answer, images: Images, using: Sequence[Detector], asked: Asked | None = None
+    answer: Answer, images: Images, using: Sequence[Detector], asked: DetectorContext | None = None
 ) -> list[Finding]:
     """What all these detectors find, in order of place; their own order plays no part."""
     return in_order(finding for one in using for finding in one(answer, images, asked))
@@ -171,7 +173,7 @@ def detect(
     """
     images = open_images(image)
     request = Request(messages=turn(question, *images)) if question else None
-    return find(stated(text), images, chosen(detectors), Asked(request))
+    return find(stated(text), images, chosen(detectors), DetectorContext(request))
 
 
 def stated(text: str) -> Answer:

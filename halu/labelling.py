@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from halu.claims import ATTRIBUTES, claims
-from halu.detector import Asked, Detector, Images, find, stated
+from halu.detector import Detector, DetectorContext, Images, find, stated
 
 
 class Label(NamedTuple):
@@ -47,7 +47,7 @@ class Judge:
 
     using: Sequence[Detector]
     images: Images
-    asked: Asked
+    asked: DetectorContext
     hallucinated: float
     uncertain: float
     labels: dict[str, Label] = field(default_factory=dict)

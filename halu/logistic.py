@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 from pydantic import Field, JsonValue, ValidationError
 
 from halu.claims import Claim
-from halu.detector import Asked, Images
+from halu.detector import DetectorContext, Images
 from halu.errors import Failed
 from halu.folder import folder
 from halu.types import Answer, Finding, Record
@@ -38,10 +38,10 @@ class Measured(NamedTuple):
 class Measures(Protocol):
     """A detector whose score is a curve of measurements."""
 
-    def measure(self, answer: Answer, images: Images, asked: Asked) -> list[Measured]:
+    def measure(self, answer: Answer, images: Images, asked: DetectorContext) -> list[Measured]:
         """The measurements of each claim that it has an opinion on."""
 
-    def rests_on(self, answer: Answer, asked: Asked) -> str:
+    def rests_on(self, answer: Answer, asked: DetectorContext) -> str:
         """The model that its measurements come from, for which its curve must be fitted."""
 
 

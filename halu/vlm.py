@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from halu.detector import Asked, Detector, chosen, find
+from halu.detector import Detector, DetectorContext, chosen, find
 from halu.examining import prepared
 from halu.images import ImageLike, open_images
 from halu.types import Answer, Event, Request, Sampling, checked, question
@@ -76,7 +76,7 @@ class VLM(ABC):
             if event.answer is None or not using:
                 yield event
                 continue
-            asked = Asked(request, self.generate_each, self.name)
+            asked = DetectorContext(request, self.generate_each, self.name)
             found = find(event.answer, request.images, using, asked)
             answer = event.answer.model_copy(update={"findings": (*event.answer.findings, *found)})
             yield event.model_copy(update={"answer": answer})

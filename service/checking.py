@@ -10,8 +10,7 @@ import anyio
 import anyio.to_thread
 from PIL import Image
 
-from halu.detector import Asked as Known
-from halu.detector import Detector, find, in_order, stated
+from halu.detector import Detector, DetectorContext, find, in_order, stated
 from halu.errors import HaluError
 from halu.service.asking import Asked
 from halu.service.metrics import Metrics
@@ -46,7 +45,7 @@ class Checks:
         if not asked.detectors:
             return list(answer.findings) or None
         again = Again(worker, asked.model.name, tenant)
-        known = Known(asked.requests[index], again, asked.model.name)
+        known = DetectorContext(asked.requests[index], again, asked.model.name)
         try:
             found = await self._run(answer, asked.images, asked.detectors, known, end)
         finally:
@@ -57,14 +56,14 @@ class Checks:
         self, text: str, image: Image.Image, using: Sequence[Detector], end: float
     ) -> list[Finding]:
         """What detectors find in a text, whoever wrote it."""
-        return await self._run(stated(text), [image], using, Known(), end)
+        return await self._run(stated(text), [image], using, DetectorContext(), end)
 
     async def _run(
         self,
         answer: Answer,
         images: Sequence[Image.Image],
         using: Sequence[Detector],
-        known: Known,
+        known: DetectorContext,
         end: float,
     ) -> list[Finding]:
         work = partial(self._timed, answer, images, using, known)
@@ -81,7 +80,7 @@ class Checks:
         answer: Answer,
         images: Sequence[Image.Image],
         using: Sequence[Detector],
-        known: Known,
+        known: DetectorContext,
     ) -> list[Finding]:
         found: list[Finding] = []
         for one in using:

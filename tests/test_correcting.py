@@ -11,7 +11,7 @@ from halu.claims import ATTRIBUTES, Claim, claims
 from halu.claims.questions import answered, fact, question
 from halu.claims.rewording import Edit, changed, reworded
 from halu.correcting import Corrector
-from halu.detector import Asked, Detector
+from halu.detector import Detector, DetectorContext
 from halu.scenes import draw
 from halu.types import Answer, Finding
 from halu.vlm import asking
@@ -99,7 +99,7 @@ class Doubts(Detector):
     name = "doubts"
     kind = "picture"
 
-    def judge(self, answer: Answer, images: Any, asked: Asked) -> Iterator[Finding]:
+    def judge(self, answer: Answer, images: Any, asked: DetectorContext) -> Iterator[Finding]:
         right = {"count": "3", "color": "blue", "position": "right"}
         for one in claims(answer.text, asked.question):
             wrong = one.subject == "cat" if one.kind == "object" else one.value != right[one.kind]
@@ -150,7 +150,7 @@ class Numbers(Detector):
     known: ClassVar[dict[str, str]] = {}
     names_subjects: ClassVar[bool] = True
 
-    def judge(self, answer: Answer, images: Any, asked: Asked) -> Iterator[Finding]:
+    def judge(self, answer: Answer, images: Any, asked: DetectorContext) -> Iterator[Finding]:
         for one in claims(answer.text, asked.question):
             right = self.known.get(one.subject)
             if one.kind == "count" and right is not None:

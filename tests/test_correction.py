@@ -196,11 +196,11 @@ def test_detectors_of_sentences_must_look_at_the_picture(
 
 
 def test_a_silent_end_is_marked_inside_the_text() -> None:
-    from halu.detector import Asked
+    from halu.detector import DetectorContext
     from halu.drafting import Candidate, Manner, Sentences
     from halu.labelling import Judge
 
-    judge = Judge([], [], Asked(), 0.5, 0.3)
+    judge = Judge([], [], DetectorContext(), 0.5, 0.3)
     manner = Manner(10, 2, False, 0.7, 0.5, 80)
     search = Sentences(manner, lambda ids: "".join(map(chr, ids)), judge)
     search.before = list(map(ord, "A dog. "))
@@ -465,10 +465,10 @@ def corrected(
 ) -> tuple[str, tuple[Finding, ...]]:
     """The text without its cat, by rules, or as a corrector with this reply has it."""
     from halu.correcting import Corrector
-    from halu.detector import Asked
+    from halu.detector import DetectorContext
 
     class Cats(Says):
-        def judge(self, answer: Answer, images: Any, asked: Asked) -> Iterator[Finding]:
+        def judge(self, answer: Answer, images: Any, asked: DetectorContext) -> Iterator[Finding]:
             for one in claims(answer.text, asked.question):
                 if one.kind == "object":
                     score = float(one.subject == "cat")

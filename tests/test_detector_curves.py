@@ -17,7 +17,7 @@ from halu.calibration.cases import claimed, written
 from halu.calibration.curve import auroc, fitted
 from halu.calibration.statements import text, truth
 from halu.claims import claims
-from halu.detector import Asked, Detector, detect, detectors, find, stated
+from halu.detector import Detector, DetectorContext, detect, detectors, find, stated
 from halu.errors import BadInput, Failed, Unsupported
 from halu.grounding import Box
 from halu.grounding.places import margin, named, opposite
@@ -119,7 +119,7 @@ def test_numbers_colours_and_places_are_judged(name: str, kind: str, least: floa
     scores, wrong = [], []
     for case in claimed(draw(seed, "test") for seed in range(14 if name == "clip" else 30)):
         said = {(c.start, c.stop): c for c in claims(case.answer.text) if c.kind == kind}
-        for one in every(name)(case.answer, case.images, Asked()):
+        for one in every(name)(case.answer, case.images, DetectorContext()):
             made_up = (
                 case.made_up(said[one.start, one.stop]) if one.evidence["kind"] == kind else None
             )
@@ -150,7 +150,7 @@ def test_blend_and_sentence_labels_weigh_objects_alone() -> None:
     using = [every("objects"), every("clip")]
     found = find(stated(text), [picture(scene)], using)
     assert {one.evidence["kind"] for one in found} > {"object"}
-    label = Judge(using, [picture(scene)], Asked(), 0.5, 0.3)(text)
+    label = Judge(using, [picture(scene)], DetectorContext(), 0.5, 0.3)(text)
     objects = [one.score for one in found if one.evidence["kind"] == "object"]
     assert label.hallucinated == (max(objects) >= 0.5)
     blended = every("blend")(stated(text), [picture(scene)])

@@ -17,7 +17,7 @@ import halu
 from halu import models
 from halu.claims import claims
 from halu.claims.vocabulary import plural
-from halu.detector import Asked, Detector, chosen, detect, detectors, find, stated
+from halu.detector import Detector, DetectorContext, chosen, detect, detectors, find, stated
 from halu.errors import BadImage, BadInput, Unavailable, Unknown, Unsupported
 from halu.examining import prepared
 from halu.grounding import Box, Sighting
@@ -50,11 +50,11 @@ def vlm() -> VLM:
 
 
 @pytest.fixture(scope="module")
-def told(vlm: VLM, scene: Image.Image) -> tuple[Answer, Asked]:
+def told(vlm: VLM, scene: Image.Image) -> tuple[Answer, DetectorContext]:
     """A caption with its evidence."""
     request = asking(scene, PROMPT, evidence="map", max_new_tokens=60)
     (answer,) = vlm.generate([request])
-    return answer, Asked(request, vlm.generate_each, vlm.name)
+    return answer, DetectorContext(request, vlm.generate_each, vlm.name)
 
 
 @on_each
@@ -103,7 +103,7 @@ def test_ten_thousand_words(name: str, scene: Image.Image) -> None:
     text = "There is a dog near two cars on the left. " * 1000
     text += 'A sign says "EXIT". '
     start = time.perf_counter()
-    found = every(name)(stated(text), [scene], Asked())
+    found = every(name)(stated(text), [scene], DetectorContext())
     assert time.perf_counter() - start < 60  # other work may share the core
     assert found
     assert all(one.stop <= len(text) for one in found)
@@ -112,13 +112,13 @@ def test_ten_thousand_words(name: str, scene: Image.Image) -> None:
 @pytest.mark.parametrize("name", PICTURE)
 def test_a_picture_is_needed(name: str) -> None:
     with pytest.raises(Unsupported, match=f"{name}.*picture"):
-        every(name)(stated("A dog."), [], Asked())
+        every(name)(stated("A dog."), [], DetectorContext())
 
 
 @pytest.mark.parametrize("name", TRACE)
 def test_evidence_is_needed(name: str, scene: Image.Image) -> None:
     with pytest.raises(Unsupported, match=f"{name}.*token"):
-        every(name)(stated("A dog."), [scene], Asked())
+        every(name)(stated("A dog."), [scene], DetectorContext())
 
 
 def test_the_order_of_detectors_plays_no_part(told: Any, scene: Image.Image) -> None:
@@ -200,7 +200,7 @@ def test_strategies_that_take_tokens_back_say_so(vlm: VLM, scene: Image.Image) -
 
 def test_a_curve_of_another_model_says_so(told: Any, scene: Image.Image) -> None:
     answer, asked = told
-    other = Asked(asked.request, asked.generate, "llava-1.5-7b")
+    other = DetectorContext(asked.request, asked.generate, "llava-1.5-7b")
     for name in ("attention", "uncertainty", "blend"):
         for one in every(name)(answer, [scene], other):
             assert "fitted for tiny-llava, not for this model" in one.reason
@@ -365,7 +365,7 @@ def test_finders_look_for_an_object_of_a_picture_once(monkeypatch: pytest.Monkey
     spotted._kept.cache_clear()
     monkeypatch.setattr(spotted, "open_finder", lambda weights, kind: Looking())
     image, other = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
-    judge = Judge([every("objects")], [image], Asked(), 0.5, 0.3)
+    judge = Judge([every("objects")], [image], DetectorContext(), 0.5, 0.3)
     judge("There is a dog.")
     assert asked == [("dog",)] * 2  # each of the two finders
     judge("The dog sleeps on the left.")
@@ -441,7 +441,7 @@ def test_consistency_counts_the_answers_that_are_silent(scene: Image.Image) -> N
 
     own = detectors.get("consistency").configured({"samples": 4, "threshold": 0.0})
     request = asking(scene, PROMPT)
-    found = own(stated("A dog and a cup."), [scene], Asked(request, generate))
+    found = own(stated("A dog and a cup."), [scene], DetectorContext(request, generate))
     assert [one.score for one in found] == [0.5, 1.0]
 
 

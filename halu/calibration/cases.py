@@ -16,7 +16,7 @@ from PIL import Image
 from halu.calibration.labelled import Known, Tell
 from halu.calibration.statements import Truth, text, truth
 from halu.claims import Claim
-from halu.detector import Asked, Images, stated
+from halu.detector import DetectorContext, Images, stated
 from halu.errors import BadInput
 from halu.images import open_image
 from halu.scenes import Scene
@@ -39,7 +39,7 @@ class Case:
 
     images: Images
     answer: Answer
-    asked: Asked
+    asked: DetectorContext
     made_up: Truth
 
 
@@ -58,7 +58,7 @@ def captioned(vlm: VLM, known: Sequence[Known], tell: Tell) -> Iterator[Case]:
         ]
         for one, request, answer in zip(part, requests, vlm.generate(requests), strict=True):
             marks = score_caption(answer.text, one.names, words_rules()).marks
-            asked = Asked(request, vlm.generate_each, vlm.name)
+            asked = DetectorContext(request, vlm.generate_each, vlm.name)
             named = {(mark.start, mark.stop): mark.wrong for mark in marks}
             yield Case([one.picture], answer, asked, _named(named))
     tell(len(known), len(known))
@@ -68,7 +68,7 @@ def claimed(scenes: Iterable[Scene]) -> Iterator[Case]:
     """Statements about the numbers, colours and places in built-in scenes."""
     for scene in scenes:
         said = text(scene, random.Random(scene.seed))
-        yield Case([Image.fromarray(scene.image)], stated(said), Asked(), truth(scene))
+        yield Case([Image.fromarray(scene.image)], stated(said), DetectorContext(), truth(scene))
 
 
 def written(file: Path, folder: Path | None, n: int) -> list[Case]:
@@ -86,7 +86,7 @@ def written(file: Path, folder: Path | None, n: int) -> list[Case]:
         said = entry.text("text")
         picture = open_image((folder or file.parent) / entry.text("image"))
         places = [place for words in _made_up(entry) for place in _places(words, said, entry.where)]
-        found.append(Case([picture], stated(said), Asked(), _within(places)))
+        found.append(Case([picture], stated(said), DetectorContext(), _within(places)))
     if not found:
         raise BadInput(f"{file} holds no captions.", param="captions")
     return found

@@ -81,16 +81,24 @@ class Aside:
 
     def advance(self, scores: Tensor) -> None:
         """Takes the best token of a row [1, V]."""
+        self.choose(self.ask(scores).tolist())
+
+    def ask(self, scores: Tensor) -> Tensor:
+        """The best token [1] of a row [1, V]; none [0] if anything fails."""
         try:
             self.rows[0][0].check()
             if self.each is not None:
                 self.each(scores[0])
         except Exception as error:
             self.error = error
-            return
+            return scores.new_empty(0)
         self.scores = scores[0]
-        self.tokens.append(int(scores[0].argmax()))
-        self.choices = [Choice(0, self.tokens[-1])]
+        return scores.argmax(-1).to(scores.dtype)
+
+    def choose(self, known: Sequence[float]) -> None:
+        """Takes the token."""
+        self.tokens += map(int, known)
+        self.choices = [Choice(0, token) for token in self.tokens[-1:]]
 
     def fail(self, error: Exception) -> None:
         """It is over."""
@@ -101,15 +109,19 @@ class Aside:
         row = self.rows[0][0]
         row.length, row.position = row.length + 1, row.position + 1
 
+    def check(self) -> None:
+        """Raises what its policies or `each` raised."""
+        if self.error is not None:
+            raise self.error
+
     @property
     def row(self) -> Tensor:
         """The newest row of scores [V].
 
         Raises:
-            Exception: what its policies raised.
+            Exception: what its policies or `each` raised.
         """
-        if self.error is not None:
-            raise self.error
+        self.check()
         assert self.scores is not None
         return self.scores
 
@@ -145,7 +157,7 @@ def said(adapter: Adapter, aside: Aside) -> Said:
     Raises:
         Exception: what its policies raised.
     """
-    assert aside.row is not None
+    aside.check()
     text: str = adapter.tokenizer.decode(aside.tokens, skip_special_tokens=True)
     return Said(tuple(aside.tokens), text.strip())
 

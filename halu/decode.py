@@ -17,7 +17,7 @@ from torch import Tensor
 from halu.adapters import Adapter
 from halu.adapters.vision import Features
 from halu.job import Job
-from halu.running import Row, Running, count
+from halu.running import Row, Running, count, fetched
 from halu.types import Event, Request
 
 Looked = tuple[Running, list[Features | None]]
@@ -92,8 +92,7 @@ class Decoder:
         """
         try:
             placed = self._placed()
-            for one, first in placed:
-                one.advance(self._scores[first : first + count(one)])
+            _advance([(one, self._scores[first : first + count(one)]) for one, first in placed])
             self._serve([job for job in self.jobs if job.planned])
             self._forward(placed)
             self._serve(self.jobs)
@@ -181,13 +180,10 @@ class Decoder:
             [features for _, own in looked for features in own],
         )
         _told(rows, scores)
-        used = 0
-        for one in new:
-            own = scores[used : used + count(one)]
-            used += count(one)
-            if one.passing:
-                one.advance(own)
-            else:
+        parts = list(zip(new, scores.split([count(one) for one in new]), strict=True))
+        _advance([(one, own) for one, own in parts if one.passing])
+        for one, own in parts:
+            if not one.passing:
                 self._running.append(one)
                 self._scores = torch.cat([self._scores, own]) if len(self._scores) else own
         self.cache.arrange(list(range(len(self._scores))))
@@ -229,6 +225,13 @@ def _ended(jobs: list[Job]) -> None:
 
 def _rows(running: Iterable[Running]) -> list[Row]:
     return [row for one in running for branches in one.rows for row in branches]
+
+
+def _advance(given: Sequence[tuple[Running, Tensor]]) -> None:
+    """Lets everything choose from its rows of scores [n, V]; the device is waited for once."""
+    asked = [one.ask(own) for one, own in given]
+    for (one, _), known in zip(given, fetched(asked), strict=True):
+        one.choose(known)
 
 
 def _told(rows: Sequence[Row], scores: Tensor) -> None:

@@ -170,7 +170,7 @@ class Sentences:
         """Another token of a candidate."""
         sampling = Sampling(temperature=self.manner.temperature)
         share = float(torch.rand((), generator=self.rng))
-        token = drawn(filtered(row, sampling, one.tokens), share)
+        token = int(drawn(filtered(row, sampling, one.tokens), share))
         one.total += float(torch.log_softmax(row, -1)[token])
         one.tokens.append(token)
         self._close(one)

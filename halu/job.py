@@ -5,9 +5,8 @@ Its plan, and a search that `asks`, may want prompts run beside decoding: they w
 until the loop has run those together with everything else. What goes wrong is kept in `error`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,12 +19,12 @@ from halu.context import RequestContext
 from halu.errors import Unsupported
 from halu.planning import Chosen, choose, steered
 from halu.prompt import Prompt
-from halu.running import Row, Running, count
-from halu.search import Choice, Remarks, Search
+from halu.running import Row, Running, chosen_rows, count
+from halu.search import Choice, Pick, Remarks, Search
 from halu.strategy import Branch, Plan, Step
 from halu.task import Task
 from halu.transcript import Transcript
-from halu.types import Answer, Event, Request, Usage
+from halu.types import Answer, Event, Request
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -35,6 +34,8 @@ class Job:
     Attributes:
         rows: its rows of the shared cache [hypothesis][branch]; none before it is planned.
         seen: the tokens of each hypothesis.
+        main: the main branch's newest row [V], of the first hypothesis.
+        ruled: what the rule made of the newest rows [N, V], one for each hypothesis.
         choices: how they go on.
         wanted: what is to be read for it next: asides, or itself.
         asides: what its plan or search waits for.
@@ -52,6 +53,8 @@ class Job:
     contexts: Sequence[RequestContext] = ()
     rows: list[list[Row]] = field(default_factory=list)
     seen: list[list[int]] = field(default_factory=lambda: [[]])
+    main: Tensor = field(init=False)
+    ruled: Tensor = field(init=False)
     choices: list[Choice] = field(default_factory=list)
     wanted: Sequence[Running] = ()
     asides: Sequence[Aside] = ()
@@ -97,13 +100,32 @@ class Job:
         """Plans, until that waits for something or is done."""
         self._attempt(self._plan)
 
-    def advance(self, scores: Tensor) -> None:
-        """One step from the newest rows of scores [n, V]; a search that asks may wait in it."""
+    def ask(self, scores: Tensor) -> Tensor:
+        """Has the rule make its rows of the newest rows of scores [n, V]. A plain pick's token and
+        what is told of it are numbers to be fetched; other searches look at the rows themselves.
+        """
+        try:
+            self._rule(scores)
+            if type(self.search) is Pick and self.search.streams:
+                token = self.search.token(self.ruled[0], self.seen[0])
+                return self.said.numbers(token, self.ruled[0])
+        except Exception as error:
+            self.error = error
+        return scores.new_empty(0)
+
+    def choose(self, known: Sequence[float]) -> None:
+        """One step; a search that asks may wait in it."""
+        if self.error is not None:
+            return
         if self.search.asks:
-            self._attempt(partial(self._choose, scores))
+            self._attempt(self._search)
             return
         try:
-            self._choose(scores)
+            if known:
+                token, likely = self.said.likely(known)
+                self._go([Choice(0, token)], likely)
+            else:
+                self._search()
         except Exception as error:
             self.error = error
 
@@ -184,34 +206,45 @@ class Job:
         self.forwards = count(self)
         self.wanted = (self,)
 
-    def _choose(self, scores: Tensor) -> None:
+    def _rule(self, scores: Tensor) -> None:
+        """Has the rule make its rows of the branches' rows of scores [n, V]."""
         for branches in self.rows:
             for row in branches:
                 row.check()
         names = [branch.name for branch in self.branches]
         by_hypothesis = scores.reshape(len(self.rows), len(names), -1)
-        main = [branches[0].steering for branches in self.rows]
         early = self.adapter.runner.early
         steps = [
             Step(
                 len(seen),
                 dict(zip(names, rows, strict=True)),
                 seen,
-                early(steering.tapped, self.plan.taps),
+                early(branches[0].steering.tapped, self.plan.taps),
             )
-            for rows, seen, steering in zip(by_hypothesis, self.seen, main, strict=True)
+            for rows, seen, branches in zip(by_hypothesis, self.seen, self.rows, strict=True)
         ]
-        ruled = torch.stack([self.plan.rule(step) for step in steps])
-        self.choices = self.search.advance(
-            ruled, self.seen, [steering.policies for steering in main]
-        )
+        self.main, self.ruled = steps[0].main, torch.stack([self.plan.rule(one) for one in steps])
+
+    def _search(self) -> None:
+        """Has the search choose from the ruled rows."""
+        policies = [branches[0].steering.policies for branches in self.rows]
+        choices = self.search.advance(self.ruled, self.seen, policies)
+        likely = None
         if self.search.streams:
-            rows = (steps[0].main, ruled[0])
-            self.said.say(self.choices[0].token, rows=rows, trace=main[0].trace)
+            token = torch.tensor(choices[0].token, device=self.ruled.device)
+            _, likely = self.said.likely(self.said.numbers(token, self.ruled[0]).tolist())
+        self._go(choices, likely)
+
+    def _go(self, choices: list[Choice], likely: Mapping[int, float] | None) -> None:
+        """Goes on with these choices; `likely` is told of the first where the search streams."""
+        self.choices = choices
+        if self.search.streams:
+            rows, trace = (self.main, self.ruled[0]), self.rows[0][0].steering.trace
+            self.said.say(choices[0].token, rows=rows, trace=trace, likely=likely)
         lengths = [len(ids) for ids in self.seen]
-        self.seen = [[*self.seen[c.parent][: c.keep], c.token] for c in self.choices]
+        self.seen = [[*self.seen[c.parent][: c.keep], c.token] for c in choices]
         self.event = self._event()
-        self.rows = _continued(self.rows, self.choices, lengths)
+        self.rows = chosen_rows(self.rows, choices, lengths)
 
     def _event(self) -> Event:
         longest = max((len(ids) for ids in self.seen), default=0)
@@ -223,21 +256,11 @@ class Job:
             for token in best:
                 if not self.said.stopped:
                     self.said.say(token)
-        tokens = self.said.close()
-        ended = bool(best) and best[-1] in self.adapter.ends
-        layout = self.plan.main.prompt.layout
-        self.answer = Answer(
-            text=self.said.stream.text,
-            tokens=tokens,
-            finish_reason="stop" if ended or self.said.stopped else "length",
-            usage=Usage(
-                prompt_tokens=layout.length,
-                image_tokens=layout.image_tokens,
-                completion_tokens=len(tokens),
-                forwards=self.forwards + sum(ctx.forwards for ctx in self.contexts),
-            ),
-            strategy=self.chosen.resolved,
-            findings=self.search.findings if isinstance(self.search, Remarks) else (),
+        self.answer = self.said.answer(
+            self.plan.main.prompt.layout,
+            self.forwards + sum(ctx.forwards for ctx in self.contexts),
+            self.chosen.resolved,
+            self.search.findings if isinstance(self.search, Remarks) else (),
         )
         return self.said.last(self.answer)
 
@@ -249,29 +272,3 @@ def _first(plan: Plan, branch: Branch, request: Request) -> Row:
     taps = frozenset(tap.layer for tap in plan.taps if is_main)
     steering = Steered(prompt.layout, steered(plan, branch)(), trace, taps)
     return Row(steering, len(prompt.ids), prompt.next_position)
-
-
-def _continued(
-    rows: list[list[Row]], choices: Sequence[Choice], lengths: Sequence[int]
-) -> list[list[Row]]:
-    """The rows [hypothesis][branch] of the chosen hypotheses; `lengths` are the parents' in tokens.
-
-    A parent that goes on twice is forked, since its policies may learn from what comes.
-    """
-    taken: set[int] = set()
-    found = []
-    for choice in choices:
-        cut = 0 if choice.keep is None else lengths[choice.parent] - choice.keep
-        again = choice.parent in taken
-        taken.add(choice.parent)
-        found.append(
-            [
-                Row(
-                    row.steering.fork() if again else row.steering,
-                    row.length - cut,
-                    row.position - cut,
-                )
-                for row in rows[choice.parent]
-            ]
-        )
-    return found

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from halu.attention.steered import Steered
@@ -30,7 +32,7 @@ class Running(Protocol):
 
     Attributes:
         rows: its rows of the cache [hypothesis][branch].
-        choices: how its hypotheses go on, from the last `advance`.
+        choices: how its hypotheses go on, from the last `choose`.
         passing: whether it is over once its prompts are read, so that nothing need be kept.
         over: whether its rows may be given up.
     """
@@ -50,10 +52,14 @@ class Running(Protocol):
     def over(self) -> bool:
         """See above."""
 
-    def advance(self, scores: Tensor) -> None:
-        """Chooses from the newest rows of scores [n, V]. Raises nothing: what goes wrong is its
-        own.
+    def ask(self, scores: Tensor) -> Tensor:
+        """Looks at the newest rows of scores [n, V]. What it must know of them to choose are
+        numbers [k], left on their device: the loop fetches those of all that run at once. Raises
+        nothing: what goes wrong is its own.
         """
+
+    def choose(self, known: Sequence[float]) -> None:
+        """Chooses, given the numbers that it asked for. Raises nothing."""
 
     def fail(self, error: Exception) -> None:
         """Ends it with an error of its own."""
@@ -65,3 +71,36 @@ class Running(Protocol):
 def count(running: Running) -> int:
     """Its rows of the cache now."""
     return sum(len(branches) for branches in running.rows)
+
+
+def fetched(asked: Sequence[Tensor]) -> list[list[float]]:
+    """Numbers of several tensors [k], in one transfer from their device."""
+    sizes = [len(one) for one in asked]
+    flat = iter(torch.cat(list(asked)).tolist() if asked else ())
+    return [list(islice(flat, size)) for size in sizes]
+
+
+def chosen_rows(
+    rows: list[list[Row]], choices: Sequence[Choice], lengths: Sequence[int]
+) -> list[list[Row]]:
+    """The rows [hypothesis][branch] of the chosen hypotheses; `lengths` are the parents' in tokens.
+
+    A parent that goes on twice is forked, since its policies may learn from what comes.
+    """
+    taken: set[int] = set()
+    found = []
+    for choice in choices:
+        cut = 0 if choice.keep is None else lengths[choice.parent] - choice.keep
+        again = choice.parent in taken
+        taken.add(choice.parent)
+        found.append(
+            [
+                Row(
+                    row.steering.fork() if again else row.steering,
+                    row.length - cut,
+                    row.position - cut,
+                )
+                for row in rows[choice.parent]
+            ]
+        )
+    return found

@@ -91,12 +91,16 @@ class Pick:
 
     def advance(self, rows: Tensor, seen: list[list[int]], policies: Policies = ()) -> list[Choice]:
         """One choice."""
-        row = filtered(rows[0], self.sampling, (*self.prompt, *seen[0]))
+        return [Choice(0, int(self.token(rows[0], seen[0])))]
+
+    def token(self, row: Tensor, seen: Sequence[int]) -> Tensor:
+        """The token [] that goes on, from its row [V] and left on its device: a loop over many
+        requests fetches all of them at once.
+        """
+        row = filtered(row, self.sampling, (*self.prompt, *seen))
         if not self.sampling.temperature:
-            token = int(row.argmax())
-        else:
-            token = drawn(row, float(torch.rand((), generator=self.rng)))
-        return [Choice(0, token)]
+            return row.argmax()
+        return drawn(row, float(torch.rand((), generator=self.rng)))
 
     def best(self, live: list[list[int]], *, final: bool) -> list[int] | None:
         """The one hypothesis, when it has ended."""
@@ -230,12 +234,12 @@ def unsampled(sampling: Sampling) -> None:
         )
 
 
-def drawn(row: Tensor, share: float) -> int:
-    """The token at this share of the probability mass [0, 1) of a row [V], tokens in their order.
-    The row stays on its device.
+def drawn(row: Tensor, share: float) -> Tensor:
+    """The token [] at this share of the probability mass [0, 1) of a row [V], tokens in their
+    order; on the device of the row.
     """
     mass = torch.softmax(row, -1).double().cumsum(-1)
-    return int(torch.searchsorted(mass, share * mass[-1:], right=True))
+    return torch.searchsorted(mass, share * mass[-1:], right=True)[0]
 
 
 def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:

@@ -1,15 +1,27 @@
 """What one request has been told so far: tokens with their text, logprobs and evidence."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from halu.attention.trace import Trace
+from halu.layout import Layout
 from halu.rules import jensen_shannon
 from halu.text import TextStream
-from halu.types import Alternative, Answer, Event, Evidence, Request, Token
+from halu.types import (
+    Alternative,
+    Answer,
+    Event,
+    Evidence,
+    Finding,
+    Request,
+    Resolved,
+    Token,
+    Usage,
+)
 
 
 class Transcript:
@@ -48,11 +60,9 @@ class Transcript:
             token: its id.
             rows: the main branch's row [V] and the row after the rule [V].
             trace: where the token looked.
-            likely: where the rows are not at hand, log-probabilities under the row after the rule,
-                of this token and of the likeliest.
+            likely: log-probabilities under the row after the rule, of this token and of the
+                likeliest.
         """
-        if rows is not None:
-            likely = self._likely(token, rows[1])
         if token not in self.ends:
             self.stream.push(token)
             start, stop = self.stream.spans[-1]
@@ -82,7 +92,34 @@ class Transcript:
         text = self.stream.take(final=True)
         return Event(text=text, tokens=tuple(self.tokens[told:]), answer=answer)
 
-    def close(self) -> tuple[Token, ...]:
+    def answer(
+        self, layout: Layout, forwards: int, strategy: Resolved, findings: tuple[Finding, ...] = ()
+    ) -> Answer:
+        """The answer, now that nothing more is said.
+
+        Args:
+            layout: of the main branch's prompt.
+            forwards: rows that went through the model.
+            strategy: the strategy as it ran.
+            findings: what a search has to say of the answer.
+        """
+        tokens = self._closed()
+        stopped = self.stopped or (bool(tokens) and tokens[-1].id in self.ends)
+        return Answer(
+            text=self.stream.text,
+            tokens=tokens,
+            finish_reason="stop" if stopped else "length",
+            usage=Usage(
+                prompt_tokens=layout.length,
+                image_tokens=layout.image_tokens,
+                completion_tokens=len(tokens),
+                forwards=forwards,
+            ),
+            strategy=strategy,
+            findings=findings,
+        )
+
+    def _closed(self) -> tuple[Token, ...]:
         """All tokens, with spans that tile the final text: what was held back goes to the last one,
         what a stop string cut off is cut from its tokens too.
         """
@@ -100,13 +137,26 @@ class Transcript:
         own = {"start": start, "stop": stop, "text": self.stream.text[start:stop]}
         return token.model_copy(update=own)
 
-    def _likely(self, token: int, row: Tensor) -> dict[int, float]:
-        """Log-probabilities of this token and of those that are to be reported."""
+    def numbers(self, token: Tensor, row: Tensor) -> Tensor:
+        """A token [] that a row [V] gave, and the log-probabilities that are told with it: numbers
+        [n] for `likely`, left on the row's device.
+        """
         logs = torch.log_softmax(row, -1)
         count = self.request.sampling.logprobs or 0
-        values, ids = logs.topk(min(count, int(torch.isfinite(row).sum())))
-        best = dict(zip(ids.tolist(), values.tolist(), strict=True))
-        return {**best, token: float(logs[token])}
+        values, ids = logs.topk(min(count, len(row)))
+        own = logs.gather(0, token[None])
+        # A number in float32 tells tokens below 2**24 apart.
+        wide = torch.promote_types(row.dtype, torch.float32)
+        return torch.cat([part.to(wide) for part in (token[None], own, ids, values)])
+
+    @staticmethod
+    def likely(numbers: Sequence[float]) -> tuple[int, dict[int, float]]:
+        """The token, and log-probabilities of it and of the likeliest, none of them -inf."""
+        (token, own), best = numbers[:2], numbers[2:]
+        half = len(best) // 2
+        pairs = zip(best[:half], best[half:], strict=True)
+        found = {int(one): value for one, value in pairs if math.isfinite(value)}
+        return int(token), {**found, int(token): own}
 
     def _top(self, likely: Mapping[int, float]) -> tuple[Alternative, ...] | None:
         count = self.request.sampling.logprobs

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from recorder import ONLY_ON, PARAMS, counted, ending, full_rows, record
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from halu.adapters.cache import RowCache
 from halu.decode import Decoder
@@ -158,6 +159,39 @@ def test_requests_join_and_leave_while_others_run(
             if job.answer is not None:
                 done[index] = ids(running.pop(index).answer)
     assert done == {index: alone[index] for index in range(len(mixture)) if index not in dropped}
+
+
+class Singles(TorchDispatchMode):
+    """Counts the numbers that are fetched one by one, each of which waits for the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_fetches_the_numbers_of_all_requests_together(picture: Any, adapter: Any) -> None:
+    image = picture()
+    asked = [
+        asking(image, "Is it red?", max_new_tokens=4, seed=seed, **own)
+        for seed, own in enumerate(
+            (
+                {"strategy": "greedy"},
+                {"strategy": "vcd", "logprobs": 3},
+                {"temperature": 0.8, "top_p": 0.9, "top_k": 40},
+                {"strategy": "pai", "repetition_penalty": 1.2, "params": {"gamma": 1.0}},
+            )
+        )
+    ]
+    decoder = Decoder(adapter("llava"))
+    decoder.add(asked)
+    decoder.step()
+    with Singles() as singles:
+        told = decoder.step()
+    assert len(told) == len(asked)
+    assert singles.count == 1  # the draw's own share, which never was on the device
+    decoder.close()
 
 
 def test_dropping_twice_or_after_the_end_does_nothing(picture: Any, adapter: Any) -> None:

@@ -166,7 +166,7 @@ def test_run_and_generate_raise_what_the_job_raised(
 ) -> None:
     vlm = Local(adapter("llava"))
     (asked, *_) = requests(vlm.adapter, picture)
-    monkeypatch.setattr(Pick, "advance", BrokenSearch.advance)
+    monkeypatch.setattr(Pick, "token", BrokenSearch.advance)
     with pytest.raises(Broken, match="search"):
         list(vlm.run(asked))
     with pytest.raises(Broken, match="search"):

@@ -12,12 +12,11 @@ from halu.adapters.vision import digest
 from halu.batch import check_room
 from halu.context import Ask
 from halu.errors import BadImage, Unsupported
-from halu.layout import Layout
 from halu.planning import Chosen, choose
 from halu.prompt import Prompt
 from halu.strategy import Branch, Plan
 from halu.transcript import Transcript
-from halu.types import Answer, Event, Request, Usage
+from halu.types import Answer, Event, Request
 from halu.vllm.asked import PIXELS, Asked, area
 from halu.vllm.contexts import FrontContext, check_search
 
@@ -99,21 +98,9 @@ class Submission:
         return self._last() if ended else self.said.news()
 
     def _last(self) -> Event:
-        tokens = self.said.close()
-        stopped = self.said.stopped or (bool(tokens) and tokens[-1].id in self.adapter.ends)
-        layout: Layout = self.plan.main.prompt.layout
-        self.answer = Answer(
-            text=self.said.stream.text,
-            tokens=tokens,
-            finish_reason="stop" if stopped else "length",
-            usage=Usage(
-                prompt_tokens=layout.length,
-                image_tokens=layout.image_tokens,
-                completion_tokens=len(tokens),
-                forwards=self.forwards + sum(ctx.forwards for ctx in self.contexts),
-            ),
-            strategy=self.chosen.resolved,
-        )
+        forwards = self.forwards + sum(ctx.forwards for ctx in self.contexts)
+        layout = self.plan.main.prompt.layout
+        self.answer = self.said.answer(layout, forwards, self.chosen.resolved)
         return self.said.last(self.answer)
 
 

@@ -16,7 +16,11 @@ from halu.attention.steered import Steered
 from halu.prompt import Prompt
 
 WORTH = 128
-"""Fewest tokens spared for which a second forward pays: it reads all the weights again."""
+"""Fewest tokens spared, of all prompts together, for which a second forward pays: it reads all the
+weights again. One picture asked twice is well over it. Different pictures share the system prompt
+alone, which for LLaVA is a handful of tokens and for Qwen one or two dozen: it would take ten such
+prompts read together to share it, and reading it anew costs less than the weights would.
+"""
 
 MASK = 2**28
 """Most entries of the mask that the rest of the prompts would need."""

@@ -1,8 +1,9 @@
 """One forward's steering: which row of the batch runs under which policies, applied layer by layer.
 
 Built anew for each forward and passed down to the attention function as an argument, so nothing is
-stored on the model and two requests cannot meet. Rows without a policy keep the host's own
-attention.
+stored on the model and two requests cannot meet. Where nothing of a row changes in a layer it keeps
+the host's own attention, but for generated tokens' rows where the kernels run: those take all rows
+of a layer in which one changes, the others as a single group of weight 1.
 """
 
 from collections.abc import Callable, Sequence

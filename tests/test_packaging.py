@@ -1,5 +1,6 @@
 """What ships: the wheel has every module and data file and nothing else, and works on its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from shutil import copytree, ignore_patterns
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = {
@@ -189,3 +192,68 @@ assert not heavy, heavy
     alone = code.replace(", halu.types, halu.errors, halu.registry", "")
     python("-c", code)
     assert min(float(python("-c", alone)) for _ in range(3)) < 0.3
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_answers_about_a_picture(wheel: Path, tmp_path: Path) -> None:
+    """In a fresh environment and an empty folder. No index is asked: what halu needs is lent by the
+    environment that the tests run in, without the links by which an editable halu is found.
+    """
+    home, empty = tmp_path / "home", tmp_path / "empty"
+    empty.mkdir()
+    python("-m", "venv", "--without-pip", home)
+    there = home / "bin" / "python"
+    options = ["--quiet", "--no-index", "--no-deps", "--disable-pip-version-check"]
+    python("-m", "pip", "--python", there, "install", *options, wheel)
+    (site,) = home.glob("lib/python*/site-packages")
+    lent = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "lent.pth").write_text("\n".join(lent), encoding="utf-8")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def said(*command: object) -> str:
+        own = {"capture_output": True, "text": True, "cwd": empty, "env": env}
+        done = subprocess.run([str(part) for part in command], **own)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    where = said(there, "-c", "import halu; print(halu.__file__)").strip()
+    assert Path(where) == site / "halu" / "__init__.py"
+    picture = empty / "scene.png"
+    picture.write_bytes((ROOT / "examples" / "pictures" / "scene.png").read_bytes())
+    ask = (home / "bin" / "halu", "ask", "scene.png")
+    told = json.loads(said(*ask, "Is there a dog in the image?", "-s", "vcd", "--json"))
+    assert told["text"].startswith("Yes")
+    assert told["strategy"]["name"] == "vcd"
+    assert said(*ask, "Is there an elephant in the image?").startswith("No")
+
+
+UNPINNED = {
+    "triton": "torch pins it itself",
+    "mutmut": "for `make mutants` alone, and not in the environment that is tested",
+}
+
+
+def test_extras_name_only_what_constraints_pin() -> None:
+    """And the pins lie within what the extras allow."""
+    project = pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    pins: dict[str, set[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition(";")[0].strip().partition("==")
+            pins.setdefault(canonicalize_name(name), set()).add(version)
+    told = []
+    for extra, names in {"": project["project"]["dependencies"], **extras}.items():
+        for asked in map(Requirement, names):
+            name = canonicalize_name(asked.name)
+            if name == "halu":
+                told += [f"no extra {one}" for one in asked.extras if one not in extras]
+            elif name in UNPINNED:
+                continue
+            elif name not in pins:
+                told.append(f"{extra}: {name} is not pinned")
+            elif not all(asked.specifier.contains(version) for version in pins[name]):
+                told.append(f"{extra}: {asked} is pinned to {pins[name]}")
+    assert len(extras) >= 8
+    assert not told
+    assert not UNPINNED.keys() & pins.keys()

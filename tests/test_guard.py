@@ -3,10 +3,12 @@ an answer.
 
 On both built-in models, for every strategy, 64 tokens: what a request says alone, by steps that are
 not recorded, with nothing shared and attention in torch, it also says among all others with
-everything switched on, and through the Triton kernels (in the interpreter where there is no GPU).
+everything switched on, and through the Triton kernels (in the interpreter where there is no GPU,
+which is why half of those answers are shorter there).
 In half precision, where rounding depends on the batch, answers may part where two tokens were near.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,16 +162,26 @@ def through_both(loaded: Any, model: str, name: str, tokens: int) -> Counter[str
     return called
 
 
+def many(model: str, name: str) -> int:
+    """How many tokens: the interpreter needs seconds for ten. There every second strategy says 64
+    on one model and 16 on the other, the rest the other way round; with HALU_EXAMPLES all say 64.
+    """
+    turn = sorted(STEPS | PROMPTS).index(name) % 2 == list(MODELS).index(model)
+    return TOKENS if turn or DEVICE == "cuda" or "HALU_EXAMPLES" in os.environ else 16
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @on_both
 @pytest.mark.parametrize("name", sorted(STEPS | PROMPTS))
-def test_64_tokens_through_the_kernels_are_those_of_the_reference(
+def test_an_answer_through_the_kernels_is_that_of_the_reference(
     model: str, name: str, loaded: Any
 ) -> None:
     if name not in names(model):
         pytest.skip(f"{name} does not run on {model}")
-    called = through_both(loaded, model, name, TOKENS)
-    assert called["step"] >= TOKENS - 1 or name in PROMPTS
+    tokens = many(model, name)
+    called = through_both(loaded, model, name, tokens)
+    assert called["step"] >= tokens - 1 or name in PROMPTS
     assert called.total() > 0
 
 
@@ -194,6 +206,7 @@ def test_no_other_strategy_goes_through_the_kernels(model: str, loaded: Any) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @on_both
 def test_a_mixed_batch_through_the_kernels_says_what_each_says_alone(
     model: str, loaded: Any

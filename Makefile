@@ -76,6 +76,7 @@ types: install
 	rm -rf build/lib build/typed
 	$(PIP) install --quiet --no-deps --no-build-isolation --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy -p halu
+	MYPYPATH=build/typed:tools:benchmarks $(BIN)/mypy --explicit-package-bases tools benchmarks
 
 docs-check: install
 	$(BIN)/python tools/readme_tables.py --check

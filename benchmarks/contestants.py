@@ -165,7 +165,8 @@ def peers(vlm: Local) -> Iterator[tuple[str, Ask]]:
             from mitigv import load_mitigator
 
             method = load_mitigator(name, **objects, max_new_tokens=tokens)
-            check, heard = method._validate_next_token_logits, []
+            check = method._validate_next_token_logits
+            heard: list[None] = []
 
             def checked(logits: torch.Tensor) -> None:  # called once for each token
                 check(logits)

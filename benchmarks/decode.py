@@ -93,10 +93,14 @@ def floor_bytes(vlm: Local, pictures: Pictures, tokens: int) -> int:
     """What a token of each answer must read: the language model's weights, the keys and values."""
     text, facts = vlm.adapter.runner.text, vlm.adapter.facts
     head = vlm.adapter.model.get_output_embeddings()
-    weights = [*text.layers.parameters(), *text.norm.parameters(), *head.parameters()]
+    weights: list[torch.Tensor] = [
+        *text.layers.parameters(),
+        *text.norm.parameters(),
+        *head.parameters(),
+    ]
     length = inputs_of(vlm, pictures[:1])["input_ids"].shape[1] + tokens // 2
     width = text.layers[0].self_attn.k_proj.out_features
-    keys = 2 * facts.layers * width * length * len(pictures) * weights[0].element_size()
+    keys: int = 2 * facts.layers * width * length * len(pictures) * weights[0].element_size()
     return sum(weight.numel() * weight.element_size() for weight in weights) + keys
 
 
@@ -156,7 +160,7 @@ def measured(
     warm = next(every)
     for own in every:
         rounds.append(own)
-        floor = {"bytes": size}
+        floor: dict[str, float] = {"bytes": size}
         if plan.timed:
             seconds = statistics.median(one[FLOOR].own.further for one in rounds)
             floor["ms"] = round(1e3 * seconds, 3)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ from halu.types import Finding
 ROOT = Path(__file__).resolve().parent.parent
 CURVES = ROOT / "detectors" / logistic.FILE
 RESULTS = ROOT / "docs" / "results" / "detectors.json"
-FIT_SPLIT, SEED = "val", 0
+FIT_SPLIT: Final = "val"
+SEED = 0
 SIZE = 224
 BLEND, PAIR = "blend", "attention + uncertainty"
 PARTS = "attention", "uncertainty", "clip", "objects"

@@ -146,7 +146,11 @@ def main() -> None:
 
 def run(asked: argparse.Namespace, model: str) -> dict[str, Any]:
     """Makes both engines and measures."""
-    options = {"max_model_len": 1024, "max_num_batched_tokens": 4096, "max_num_seqs": 64}
+    options: dict[str, Any] = {
+        "max_model_len": 1024,
+        "max_num_batched_tokens": 4096,
+        "max_num_seqs": 64,
+    }
     served = Served(model, **options)
     plain = {key: value for key, value in OPTIONS.items() if key not in HALUS}
     dtype = str(served.engine.model_config.dtype).removeprefix("torch.")

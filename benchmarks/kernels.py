@@ -113,7 +113,7 @@ def contestants(inputs: Inputs, form: Redistribution) -> dict[str, Contestant]:
         position = torch.arange(inputs.keys, device="cuda")
         query = torch.arange(inputs.first, inputs.keys, device="cuda")
         mask = position <= query[:, None]
-    shared = {"attn_mask": mask, "scale": inputs.scale, "enable_gqa": True}
+    shared: dict[str, Any] = {"attn_mask": mask, "scale": inputs.scale, "enable_gqa": True}
     return {
         "sdpa": lambda: scaled_dot_product_attention(q, k, v, **shared),
         "eager": lambda: eager(inputs, form),
@@ -173,7 +173,8 @@ def seconds(call: Callable[[], object], repeats: int = 20) -> float:
         call()
     stop.record()
     stop.synchronize()
-    return start.elapsed_time(stop) / 1e3 / repeats
+    milliseconds: float = start.elapsed_time(stop)
+    return milliseconds / 1e3 / repeats
 
 
 def peak(call: Contestant) -> int:

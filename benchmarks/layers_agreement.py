@@ -17,7 +17,7 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ from halu.strategy import Context, Paper, Plan, Step, Strategy, Tap, strategies
 
 RESULTS = Path(__file__).resolve().parent / "results" / "layers-agreement.json"
 PAIR = "attention", "uncertainty"
-SEED, FIT_SPLIT = 0, "val"
+FIT_SPLIT: Final = "val"
+SEED = 0
 
 seen: dict[Pixels, dict[int, dict[str, float]]] = {}
 """By picture and step, how far the layers were from the final row."""

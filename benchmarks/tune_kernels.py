@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def call(
 
 def quickest(run: Callable[[Config | None], Tensor], kernel: str) -> Config:
     """The best of the candidates that compile, fit and agree with the stored sizes."""
-    wanted, best = run(None).float(), (float("inf"), None)
+    wanted = run(None).float()
+    best: tuple[float, Config | None] = (float("inf"), None)
     for config in candidates(kernel):
         try:
             gap = (run(config).float() - wanted).abs().max()
@@ -81,9 +83,8 @@ def quickest(run: Callable[[Config | None], Tensor], kernel: str) -> Config:
             continue
         if not gap <= TOLERANCE * wanted.abs().max():  # NaN is not
             sys.exit(f"{kernel} with {config} is off by {float(gap):.3g}.")
-        best = min(
-            best, (seconds(captured(lambda own=config: run(own))), config), key=lambda pair: pair[0]
-        )
+        took = seconds(captured(partial(run, config)))
+        best = min(best, (took, config), key=lambda pair: pair[0])
     if best[1] is None:
         sys.exit(f"No sizes of {kernel} fit this device.")
     return best[1]

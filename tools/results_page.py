@@ -102,7 +102,7 @@ def brief(found: dict[str, Any]) -> str:
     changed, _ = divided(by_key, labels, few)
     somewhere, silent = divided(by_key, labels, COLUMNS)
     elsewhere = [name for name in somewhere if name not in changed]
-    counts = sorted({by_key[(labels[0], *c[:2])]["n"] for c in few})
+    counts = sorted({by_key[labels[0], c[0], c[1]]["n"] for c in few})
     lines = [
         f"{' or '.join(map(str, counts))} samples in each column, by the command in"
         f" [docs/results](docs/results/README.md#{found['run']['model']}):\n",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from halu.attention.steered import Steered
+from halu.errors import Failed
 from halu.strategy import Step, Tap
 from halu.vllm.part import Part, draw
 
@@ -57,15 +58,18 @@ class Outcome:
 
     def settle(self, sampled: Tensor) -> None:
         """vLLM has drawn [N, 1]: halu's tokens take the place of its own, and its own are heard."""
-        for number, token in self.tokens.items():
-            sampled[number, 0] = token
+        if self.tokens:
+            drawn = torch.tensor(
+                [*self.tokens.values()], dtype=sampled.dtype, device=sampled.device
+            )
+            sampled[[*self.tokens], 0] = drawn
         for number, one in self.left.items():
             one.tokens.append(int(sampled[number, 0]))
 
 
 def choose(logits: Tensor, newest: Sequence[Newest], early: Early) -> Outcome:
-    """Brings together what belongs together; the rule's row takes the place of each branch's row in
-    `logits` [N, V].
+    """Brings together what belongs together. Where vLLM is to draw, the rule's row takes the place
+    of the request's own in `logits` [N, V].
     """
     outcome = Outcome()
     requests: defaultdict[str, list[Newest]] = defaultdict(list)
@@ -74,7 +78,7 @@ def choose(logits: Tensor, newest: Sequence[Newest], early: Early) -> Outcome:
     for rows in requests.values():
         whole = len(rows) == len(rows[0].one.asked.branches)
         for row in rows if whole else ():
-            row.one.told(logits[row.number].float())
+            row.one.told(logits[row.number])
         why = next((row.one.failure for row in rows if row.one.failure is not None), None)
         if why is None and whole:
             why = _joined(logits, rows, early, outcome)
@@ -100,11 +104,13 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
         scores = {row.one.asked.branch: logits[row.number].float() for row in rows}
         heads = _early(early, one.steering, one.plan.taps)
         ruled = one.plan.rule(Step(len(one.tokens), scores, list(one.tokens), heads))
+        if ruled.shape != logits.shape[1:]:
+            raise Failed(f"The rule gave {list(ruled.shape)} scores of {logits.shape[1]}.")
         token = draw(one, ruled)
         if one.logprobs is not None and token is not None:
             outcome.likely[main.name] = _likely(ruled, token, one.logprobs)
-        for row in rows:
-            logits[row.number] = ruled
+        if token is None:
+            logits[main.number] = ruled
     except Exception as error:
         one.fail(error)
         return one.failure

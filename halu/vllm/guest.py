@@ -80,8 +80,8 @@ class Guest:
         self.table.show(())
 
     def choose(self, logits: Tensor, newest: Iterable[tuple[int, str]]) -> Outcome:
-        """Chooses tokens from the rows of scores [N, V] that count; what the rule makes of them
-        takes their place.
+        """Chooses tokens from the rows of scores [N, V] that count. Where vLLM is to draw,
+        what the rule makes of them takes their place.
 
         Args:
             logits: a row for each request of the batch.

@@ -109,7 +109,8 @@ class Part:
     def told(self, row: Tensor) -> None:
         """Tells the policies the branch's row of scores [V]."""
         if self.steering is not None:
-            self.steering.heard(row)
+            if self.steering.policies:
+                self.steering.heard(row.float())
             if self.steering.failure is not None:
                 self.fail(self.steering.failure)
 

@@ -149,7 +149,9 @@ def test_what_a_strategy_raises_ends_its_request_alone(
     for place, run in zip(PLACES, runs[len(good) :], strict=True):
         assert isinstance(told[run], Failed), (place, told[run])
         assert str(told[run]) == FAILED
-        word = {"shape": "expand", "token": "chose token 1000000"}.get(place, f"in the {place}")
+        word = {"shape": "gave [7] scores of", "token": "chose token 1000000"}.get(
+            place, f"in the {place}"
+        )
         assert any(word in line for line in logged), place
     assert not vlm.engine.has_unfinished_requests()
 

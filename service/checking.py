@@ -17,7 +17,7 @@ from halu.service.metrics import Metrics
 from halu.service.refusals import Gone, Late
 from halu.service.tasks import News, Task
 from halu.service.worker import Worker
-from halu.types import Answer, Event, Finding, Request
+from halu.types import Answer, Event, Finding, Request, question
 
 THREADS = 2
 
@@ -53,10 +53,16 @@ class Checks:
         return in_order([*answer.findings, *found])
 
     async def text(
-        self, text: str, image: Image.Image, using: Sequence[Detector], end: float
+        self,
+        text: str,
+        image: Image.Image,
+        using: Sequence[Detector],
+        end: float,
+        asked: str = "",
     ) -> list[Finding]:
-        """What detectors find in a text, whoever wrote it."""
-        return await self._run(stated(text), [image], using, DetectorContext(), end)
+        """What detectors find in a text, whoever wrote it, as an answer to what was asked."""
+        request = Request(messages=question(asked, image)) if asked else None
+        return await self._run(stated(text), [image], using, DetectorContext(request), end)
 
     async def _run(
         self,

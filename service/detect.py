@@ -19,10 +19,10 @@ router = APIRouter(tags=["answers"])
 async def detect(body: DetectRequest, http: Request) -> Any:
     """Findings on the characters of a text, whoever wrote it."""
     site: Deployment = http.app.state.deployment
-    if len(body.text) > site.settings.max_text:
+    if len(body.text) + len(body.question) > site.settings.max_text:
         raise BadInput(f"At most {site.settings.max_text:,} characters.", param="text")
     with placed({"detector": "detectors"}):
         using = checks(body.detectors, site.settings)
     end = http.scope["state"]["arrived"] + site.settings.deadline_seconds
     (image,) = await site.intake.open({"image": body.image})
-    return DetectReply(findings=await site.checks.text(body.text, image, using, end))
+    return DetectReply(findings=await site.checks.text(body.text, image, using, end, body.question))

@@ -265,6 +265,7 @@ class DetectRequest(BaseModel):
 
     image: ImageUrl
     text: str = Field(description="What was said about the picture.")
+    question: str = Field("", description="What the text answers, if anything.")
     detectors: Checks = Field(min_length=1)
 
     _well_formed = model_validator(mode="before")(well_formed)

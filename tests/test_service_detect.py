@@ -174,3 +174,17 @@ def test_what_the_operator_sets_of_a_detector(scene: Any) -> None:
 def test_what_there_is(served: Any) -> None:
     names = {one["name"] for one in served.get("/v1/detectors").json()["data"]}
     assert {"attention", "clip", "uncertainty"} <= names
+
+
+def test_a_text_may_answer_a_question(served: Any, scene: Any) -> None:
+    import halu
+
+    body = {"image": uri(scene), "text": "Yes.", "detectors": ["objects:threshold=0"]}
+    asked = "Is there an elephant in the image?"
+    assert served.post("/v1/detect", **body).json()["findings"] == []
+    (found,) = served.post("/v1/detect", **body, question=asked).json()["findings"]
+    known = {"objects": {"threshold": 0.0}}
+    (here,) = halu.detect(scene, "Yes.", known, question=asked)
+    assert found == here.model_dump(mode="json")
+    long = served.post("/v1/detect", **body, question="x" * 20_000)
+    assert long.status_code == 400

@@ -283,8 +283,8 @@ def test_in_half_precision_answers_part_only_where_two_tokens_are_near(
 ) -> None:
     """Where the answer from the batch has another token than the request alone, the row of the
     request alone gives that token at most two steps of bfloat16 less than its own, times what the
-    rule makes of a step. What comes after is another text. Two thirds of all tokens come before
-    (measured: 80 % and 93 %). Left out are the strategies in `LEAPS`, each with its reason.
+    rule makes of a step. What comes after is another text. Two thirds of all tokens come before.
+    Left out are the strategies in `LEAPS`, each with its reason.
     """
     asked = half(model)
     there, here = (loaded(model, recorded, "bfloat16") for recorded in (True, False))

@@ -37,9 +37,9 @@ Written by `tools/results_page.py` from the stored runs. The models are halu's o
 the pictures are drawn: these figures compare strategies here and say nothing about LLaVA-1.5 or
 Qwen2.5-VL. In brackets 95 % intervals from resampling pictures. **better** and **worse** are
 differences from greedy on the same samples that remain after Holm's correction over all strategies
-of a column (McNemar's test for accuracy, paired bootstrap for the rest); everything else is no
-difference that this many samples can show. Strategies ran with the parameters in the command, none
-was tuned.
+of a column (McNemar's exact test by pictures for accuracy, paired bootstrap for the rest); all else
+is no difference that this many samples can show. Strategies ran with the parameters in the command,
+none was tuned.
 """
 
 

@@ -4,15 +4,15 @@ run.
     .venv-vllm/bin/python benchmarks/in_vllm.py --out benchmarks/results/in-vllm-cpu.json
     .venv-vllm/bin/python benchmarks/in_vllm.py --model random --batch 2 --tokens 16 --rounds 2
 
-Two engines with the same model take turns, round after round, so that a change of the machine's
-speed meets all contestants alike: one as vLLM makes it, one with halu's worker, scheduler and
-attention. Every round is a batch of `--batch` questions, each about a picture of its own and
-answered with `--tokens` tokens. Two ratios of contestant / stock within a round, as medians over
-rounds: `batch` is the whole time, prompts included, of which a strategy of two branches has twice
-as many; `step` is the mean time of the steps in which all prompts have been read. "mixed" is half
-plain, half vcd. With the built-in model the engine's own work is small, so that what halu adds
-weighs more than with a real one; name another with `--model`. `--model random` is a random LLaVA of
-301 million weights, one of `shapes.py`.
+Two engines with the same model take turns, round after round: one as vLLM makes it, one with halu's
+worker, scheduler and attention. A turn is a batch of `--batch` questions, each about a picture of
+its own and answered with `--tokens` tokens; stock has one before and after each contestant's, so
+that a change of the machine's speed meets both alike. Two ratios of a contestant to the mean of
+stock's two turns beside it, as medians over rounds: `batch` is the whole time, prompts included, of
+which a strategy of two branches has twice as many; `step` is the mean time of the steps in which
+all prompts have been read. "mixed" is half plain, half vcd. With the built-in model the engine's
+own work is small, so that what halu adds weighs more than with a real one; name another with
+`--model`. `--model random` is a random LLaVA of 301 million weights, one of `shapes.py`.
 """
 
 import argparse
@@ -117,11 +117,14 @@ def measured(batches: Batches, stock: Any, rounds: int) -> dict[str, dict[str, f
     contestants["mixed"] = ("vcd", True)
     ratios: dict[str, dict[str, list[float]]] = {"batch": {}, "step": {}}
     for number in range(rounds + 1):  # the first is for warming up
-        base = batches.seconds(stock, None)
+        before = batches.seconds(stock, None)
         for name, (strategy, half) in contestants.items():
             found = batches.seconds(own, strategy, half)
+            after = batches.seconds(stock, None)
             for what in ratios if number else ():
-                ratios[what].setdefault(name, []).append(found[what] / base[what])
+                beside = (before[what] + after[what]) / 2
+                ratios[what].setdefault(name, []).append(found[what] / beside)
+            before = after
     return {
         what: {name: round(statistics.median(found), 3) for name, found in each.items()}
         for what, each in ratios.items()

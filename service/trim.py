@@ -1,4 +1,4 @@
-"""Freed memory goes back to the system while nothing runs.
+"""Freed memory goes back to the system: while nothing runs, and under load now and then.
 
 glibc keeps what threads free, for the next time; pictures and bodies come and go in sizes of which
 it keeps ever more. Where the C library is another one this does nothing.
@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 PAUSE_SECONDS = 5.0
 """Between two times: looking through all freed memory takes some milliseconds."""
+BUSY_SECONDS = 15.0
+"""The same where something always runs, which waits for it."""
 
 
 class Trim:
@@ -21,17 +23,22 @@ class Trim:
 
     def __init__(self, trim: Callable[[], object] | None = None) -> None:
         self._trim = trim or of_glibc()
-        self._next = 0.0
+        self._last = time.monotonic() - PAUSE_SECONDS
 
     @property
     def due(self) -> float:
-        """Seconds until it may be called again."""
-        return max(0.0, self._next - time.monotonic())
+        """Seconds until it may be called again while nothing runs."""
+        return max(0.0, self._last + PAUSE_SECONDS - time.monotonic())
+
+    @property
+    def late(self) -> bool:
+        """Whether it should be called though something runs."""
+        return time.monotonic() > self._last + BUSY_SECONDS
 
     def __call__(self) -> None:
         """Gives memory back."""
         self._trim()
-        self._next = time.monotonic() + PAUSE_SECONDS
+        self._last = time.monotonic()
 
 
 def of_glibc() -> Callable[[], object]:

@@ -100,9 +100,11 @@ class Worker(threading.Thread):
             self._give_up()
 
     def _rest(self) -> None:
-        """Sleeps while nothing runs; freed memory goes back meanwhile."""
+        """Sleeps while nothing runs; freed memory goes back meanwhile, or when it is high time."""
         if self.running:
             self.waiting.sleep(0)
+            if self.trim.late:
+                self.trim()
         elif not self.waiting.sleep(self.trim.due):
             self.trim()
             self.waiting.sleep()

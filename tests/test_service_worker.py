@@ -272,6 +272,19 @@ def test_an_idle_device_gives_memory_back_now_and_then(scene: Any, monkeypatch: 
         assert set(calls) == {0}
 
 
+def test_a_device_that_never_rests_gives_memory_back_too(scene: Any, monkeypatch: Any) -> None:
+    from halu.service import trim
+
+    monkeypatch.setattr(trim, "PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr(trim, "BUSY_SECONDS", 0.0)
+    calls: list[int] = []
+    with live() as server:
+        worker = the_worker(server)
+        worker.trim = trim.Trim(lambda: calls.append(worker.running))
+        assert server.chat(scene, QUESTION, max_tokens=4).status_code == 200
+        assert 1 in calls
+
+
 def test_where_memory_cannot_be_given_back_nothing_is_done(monkeypatch: Any) -> None:
     import ctypes
 

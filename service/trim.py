@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 PAUSE_SECONDS = 5.0
 """Between two times: looking through all freed memory takes some milliseconds."""
-BUSY_SECONDS = 15.0
-"""The same where something always runs, which waits for it."""
+BUSY_SECONDS = 10.0
+"""So much longer where something always runs, which waits for it."""
 
 
 class Trim:
@@ -23,22 +23,22 @@ class Trim:
 
     def __init__(self, trim: Callable[[], object] | None = None) -> None:
         self._trim = trim or of_glibc()
-        self._last = time.monotonic() - PAUSE_SECONDS
+        self._next = time.monotonic()
 
     @property
     def due(self) -> float:
         """Seconds until it may be called again while nothing runs."""
-        return max(0.0, self._last + PAUSE_SECONDS - time.monotonic())
+        return max(0.0, self._next - time.monotonic())
 
     @property
     def late(self) -> bool:
         """Whether it should be called though something runs."""
-        return time.monotonic() > self._last + BUSY_SECONDS
+        return time.monotonic() > self._next + BUSY_SECONDS
 
     def __call__(self) -> None:
         """Gives memory back."""
         self._trim()
-        self._last = time.monotonic()
+        self._next = time.monotonic() + PAUSE_SECONDS
 
 
 def of_glibc() -> Callable[[], object]:

@@ -163,12 +163,12 @@ def through_both(loaded: Any, model: str, name: str, tokens: int) -> Counter[str
 
 
 def many(model: str, name: str) -> int:
-    """How many tokens: the interpreter needs seconds for ten. There every second strategy says 16
-    on one model and 6 on the other, the rest the other way round; with HALU_EXAMPLES all say 64.
+    """How many tokens: the interpreter needs seconds for ten. There every second strategy says 6
+    on one model and 3 on the other, the rest the other way round; with HALU_EXAMPLES all say 64.
     """
     if DEVICE == "cuda" or "HALU_EXAMPLES" in os.environ:
         return TOKENS
-    return 16 if sorted(STEPS | PROMPTS).index(name) % 2 == list(MODELS).index(model) else 6
+    return 6 if sorted(STEPS | PROMPTS).index(name) % 2 == list(MODELS).index(model) else 3
 
 
 @pytest.mark.slow

@@ -24,6 +24,14 @@ def _first_runner_on_gpu(config: Any) -> bool:
     return not (config.device_config.device_type == "cpu" or config.use_v2_model_runner)
 
 
+def _normalised_by_the_model(config: Any) -> bool:
+    """Whether a picture's pixels come to the model as bytes: those of a branch are numbers that no
+    byte can say, and vLLM would put both into one batch.
+    """
+    pictures = config.model_config.multimodal_config
+    return pictures is not None and bool(pictures.mm_device_do_normalize)
+
+
 REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "no --pipeline-parallel-size": lambda c: c.parallel_config.pipeline_parallel_size > 1,
     "no --data-parallel-size": lambda c: c.parallel_config.data_parallel_size > 1,
@@ -39,6 +47,7 @@ REFUSED: Mapping[str, Callable[[Any], bool]] = {
     "--enforce-eager": _recorded,
     "--kv-cache-dtype auto": lambda c: c.cache_config.cache_dtype != "auto",
     "--no-async-scheduling": lambda c: bool(c.scheduler_config.async_scheduling),
+    "--no-mm-device-do-normalize": _normalised_by_the_model,
     "VLLM_USE_V2_MODEL_RUNNER=1": _first_runner_on_gpu,
 }
 """What vLLM must be started with, and whether a configuration is otherwise."""

@@ -123,12 +123,11 @@ class Guest:
         return part(self.adapter, one, prompt, self.reader, self.ranks, self.longest)
 
     def _prompt(self, new: Any) -> Prompt:
-        """The prompt as the adapter knows it, without pixels if vLLM kept them back (it has the
-        pictures' keys already) or leaves it to the model to normalise them.
+        """The prompt as the adapter knows it, without pixels if vLLM kept them back: it has the
+        pictures' keys already.
         """
         adapter, items = self.adapter, [feature.data for feature in new.mm_features]
         known = bool(items) and all(item and {*adapter.pixel_keys} <= {*item} for item in items)
         pixels = MultiModalKwargsItems({"image": items}).get_data() if known else {}
-        known = known and pixels["pixel_values"].is_floating_point()
         own = {key: pixels[key] for key in adapter.pixel_keys} if known else {}
         return adapter.prompts({"input_ids": torch.tensor([new.prompt_token_ids]), **own})[0]

@@ -74,6 +74,7 @@ def configuration(**own: Any) -> Any:
         "device_config.device_type": "cuda",
         "kv_transfer_config": None,
         "speculative_config": None,
+        "model_config.multimodal_config": SimpleNamespace(mm_device_do_normalize=False),
         "use_v2_model_runner": True,
         **own,
     }
@@ -84,6 +85,10 @@ def configuration(**own: Any) -> Any:
             setattr(found, part, SimpleNamespace())
         setattr(getattr(found, part) if part else found, name, value)
     return found
+
+
+def test_a_model_without_pictures_normalises_none() -> None:
+    check_config(configuration(**{"model_config.multimodal_config": None}))
 
 
 WRONG = [
@@ -111,6 +116,11 @@ WRONG = [
     ),
     ("--kv-cache-dtype auto", "cache_config.cache_dtype", "fp8"),
     ("--no-async-scheduling", "scheduler_config.async_scheduling", True),
+    (
+        "--no-mm-device-do-normalize",
+        "model_config.multimodal_config",
+        SimpleNamespace(mm_device_do_normalize=True),
+    ),
     ("VLLM_USE_V2_MODEL_RUNNER=1", "use_v2_model_runner", False),
 ]
 

@@ -36,6 +36,7 @@ def needed() -> dict[str, str]:
     """The same as `halu.load` sets it."""
     assert OPTIONS["enforce_eager"] is True
     assert OPTIONS["async_scheduling"] is False  # none would mean yes on a GPU
+    assert OPTIONS["mm_device_do_normalize"] is False  # none would mean yes for Qwen-VL
     classes = {name: OPTIONS[name.replace("-", "_")] for name in ("worker-cls", "scheduler-cls")}
     return {**classes, **CHECKS_OTHERS, **dict.fromkeys(FLAGS, "")}
 

@@ -40,7 +40,7 @@ ARGUMENTS = {
     "max-num-seqs": "16",
     "block-size": "32",
 }
-FLAGS = ("--enforce-eager", "--no-async-scheduling")
+FLAGS = ("--enforce-eager", "--no-async-scheduling", "--no-mm-device-do-normalize")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from halu.attention import Epilogue, Grouped, ScoreMap, grouped_attention, merge
+from halu.attention.keys import Keys
 from halu.attention.policy import AttentionPolicy, Stacked
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -511,7 +512,7 @@ def steer(
         return out
 
     return Steering(rows, lengths, prefill=prefill, pads=pads).attend(
-        layer, q, k, v, 8**-0.5, plain
+        layer, q, Keys(k, v), 8**-0.5, plain
     )
 
 

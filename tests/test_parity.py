@@ -17,6 +17,7 @@ from vectors import Vectors
 
 from halu.adapters.adapter import Features
 from halu.adapters.llava import Llava
+from halu.attention.keys import Keys
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.decoders.var import sink_tokens
@@ -124,7 +125,7 @@ def redistributed(steered: Steered, p: Tensor, v: Tensor, *, prefill: bool) -> T
     q = p.log().clamp(min=-1e4)
     wide = torch.nn.functional.pad(v, (0, keys - v.shape[3]))
     steering = Steering([steered], [keys], prefill=prefill)
-    out = steering.attend(LAYER, q, k, wide, 1.0, lambda rows: p @ wide)
+    out = steering.attend(LAYER, q, Keys(k, wide), 1.0, lambda rows: p @ wide)
     return out[..., : v.shape[3]]
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from vectors import Vectors
 
 from halu.attention import column_mass
+from halu.attention.keys import Keys
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.constants import ACT_HEADS
@@ -166,7 +167,7 @@ def test_eah(case: dict[str, Any]) -> None:
         return torch.softmax(x, -1) @ v
 
     steering = Steering([Steered(prompt.layout, (policy,))], [length], prefill=True)
-    found = steering.attend(LAYER, q, k, v, scale, plain)
+    found = steering.attend(LAYER, q, Keys(k, v), scale, plain)
     lender = policy.borrowed_heads(LAYER)
     assert (-1 if lender is None else int(lender[0])) == int(data.out_head)
     assert_close(found[:, :, data.out_rows.long()], data.out_O_rows, case["tolerance"])

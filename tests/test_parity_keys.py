@@ -20,6 +20,7 @@ from vectors import Vectors
 
 from halu.attention import KeyMap
 from halu.attention.boost import Boost
+from halu.attention.keys import Keys
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -233,7 +234,8 @@ def test_sparc_run(case: dict[str, Any]) -> None:
                 late = torch.ones(x.shape[-2:]).triu(1 + x.shape[-1] - x.shape[-2]).bool()
                 return torch.softmax(x.masked_fill(late, NO), -1) @ wide_v
 
-            out = steering.attend(layer, q, keys[layer], values[layer], width**-0.5, plain)
+            own = Keys(keys[layer], values[layer])
+            out = steering.attend(layer, q, own, width**-0.5, plain)
             found = out[:, :, -1:].transpose(1, 2).flatten(2) @ getattr(data, f"in_w{layer}_o").T
             wanted = getattr(data, f"out_attn_output_s{step}_l{layer}")
             assert_close(found, wanted, case["tolerance"])
@@ -289,7 +291,7 @@ def test_caac_maps(case: dict[str, Any]) -> None:
         for layer, maps in enumerate(data.in_P):
             q = maps[None].log().clamp(min=-1e4)
             found = steering.attend(
-                layer, q, eye, eye, 1.0, lambda _, maps=maps: maps[None].clone()
+                layer, q, Keys(eye, eye), 1.0, lambda _, maps=maps: maps[None].clone()
             )
             assert torch.equal(found, maps[None])
 
@@ -378,7 +380,7 @@ def test_sid_selection(case: dict[str, Any]) -> None:
     eye = torch.eye(keys).expand(1, heads, keys, keys)
     q = data.in_P.log().clamp(min=-1e4)
     steering = Steering([row], [keys], prefill=queries > 1)
-    plain = steering.attend(LAYER - 1, q, eye, eye, 1.0, lambda rows: data.in_P)
+    plain = steering.attend(LAYER - 1, q, Keys(eye, eye), 1.0, lambda rows: data.in_P)
     assert torch.allclose(plain, data.in_P, atol=1e-6), "its own layer is not touched"
     assert [layer for layer in range(4) if policies[0].key_map(layer) is not None] == [2, 3]
     seen = row.regrouping.key_map(LAYER, keys, torch.device("cpu"))
@@ -387,7 +389,7 @@ def test_sid_selection(case: dict[str, Any]) -> None:
     assert torch.equal(~torch.isneginf(seen.bias), data.out_visible)
     rest = data.in_P * data.out_visible
     wanted = rest / rest.sum(-1, keepdim=True)
-    found = steering.attend(LAYER, q, eye, eye, 1.0, lambda rows: data.in_P)
+    found = steering.attend(LAYER, q, Keys(eye, eye), 1.0, lambda rows: data.in_P)
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
@@ -613,19 +615,15 @@ def test_a_policy_may_look_at_the_prompts_last_rows() -> None:
     q, k = torch.randn(2, 1, 4, 7, 8, generator=torch.Generator().manual_seed(0))
     few, many = Curious(1), Curious(3)
     row = Steered(Layout(7), (few, many))
-    Steering([row], [7], prefill=True).attend(0, q, k, k, 0.5, lambda rows: k)
+    Steering([row], [7], prefill=True).attend(0, q, Keys(k, k), 0.5, lambda rows: k)
     wanted = [q[0, :, r : r + 1] @ k[0, :, : r + 1].transpose(-1, -2) * 0.5 for r in (4, 5, 6)]
     assert all(
         torch.allclose(x, y[:, 0], atol=1e-5) for x, y in zip(many.seen, wanted, strict=True)
     )
     assert [len(x[0]) for x in few.seen] == [7]
+    more = torch.cat([k, k[:, :, :1]], 2)
     Steering([row], [8], prefill=False).attend(
-        0,
-        q[:, :, :1],
-        torch.cat([k, k[:, :, :1]], 2),
-        torch.cat([k, k[:, :, :1]], 2),
-        0.5,
-        lambda rows: q[rows][:, :, :1],
+        0, q[:, :, :1], Keys(more, more), 0.5, lambda rows: q[rows][:, :, :1]
     )
     assert [len(x[0]) for x in many.seen] == [5, 6, 7, 8]
 
@@ -672,7 +670,7 @@ def test_other_policies_keep_their_rows_where_heads_are_lent() -> None:
         boost = Boost(labels, [0.5], range(1), rows)
         row = Steered(prompt.layout, (Lent(), boost), Trace(prompt.layout))
         steering = Steering([row], [9], prefill=True)
-        found = steering.attend(0, q, k, eye, 0.5, lambda _: eye.clone())
+        found = steering.attend(0, q, Keys(k, eye), 0.5, lambda _: eye.clone())
         assert torch.allclose(found[:, :, :first], softmax(x)[:, :, :first], atol=1e-5)
         assert torch.allclose(found[:, :, first:], softmax(raised)[:, :, first:], atol=1e-5)
         assert row.trace
@@ -691,7 +689,7 @@ def test_key_maps_on_different_rows_each_keep_theirs() -> None:
     eye = torch.eye(9).expand(1, 4, 9, 9)
     row = Steered(prompt.layout, (Keyed("all", "last"), Second("all", "after_image")))
     found = Steering([row], [9], prefill=True).attend(
-        0, q, k, eye, 0.5, lambda _: torch.ones(1, 4, 9, 9)
+        0, q, Keys(k, eye), 0.5, lambda _: torch.ones(1, 4, 9, 9)
     )
     for key, first in ((1, 8), (2, 5)):
         hidden = (found[0, :, key:, key] == 0).all(0).nonzero().flatten() + key

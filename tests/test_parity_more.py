@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from vectors import Vectors
 
 from halu.attention import grouped_attention
+from halu.attention.keys import Keys
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
@@ -82,7 +83,7 @@ def steered_maps(
     lengths = [int(seen) for seen in mask[:, -1].sum(-1)]
     pads = [keys - length for length in lengths]
     steering = Steering(rows, lengths, prefill=prefill, pads=pads)
-    return steering.attend(layer, q, k, v, scale, plain)
+    return steering.attend(layer, q, Keys(k, v), scale, plain)
 
 
 def projected(maps: Tensor, v: Tensor, w_o: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from recorder import PARAMS
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from halu.attention.keys import Keys
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.planning import choose, steered
@@ -37,11 +38,12 @@ def read(steering: Steered, layer: int, qkv: Sequence[Tensor], cuts: Sequence[in
     q, k, v = qkv
     outs, start = [], 0
     for stop in cuts:
-        some = (q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop])
+        some, keys = q[:, :, start:stop], Keys(k, v).upto(stop)
         later = torch.arange(stop) > torch.arange(start, stop)[:, None]
-        plain = scaled_dot_product_attention(*some, attn_mask=~later, scale=SCALE, enable_gqa=True)
+        how = {"attn_mask": ~later, "scale": SCALE, "enable_gqa": True}
+        plain = scaled_dot_product_attention(some, keys.k, keys.v, **how)
         one = Steering([steering], [stop], prefill=True)
-        outs.append(one.attend(layer, *some, SCALE, lambda pick, plain=plain: plain[pick])[0])
+        outs.append(one.attend(layer, some, keys, SCALE, lambda pick, plain=plain: plain[pick])[0])
         start = stop
     assert steering.failure is None
     return torch.cat(outs, 1)

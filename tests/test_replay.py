@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import halu
 from halu.adapters.replay import KEPT, CudaGraphs, repeated
 from halu.adapters.static_cache import StaticCache, doubled
+from halu.attention.keys import Keys
 from halu.attention.placed import indices, placed
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
@@ -348,7 +349,7 @@ def steps_on_another_device(rows: list[Steered], layers: int, heads: int) -> Fro
     def step() -> None:
         steering = Steering(rows, [keys] * len(rows), prefill=False, stop=stop)
         for layer in range(layers):
-            steering.attend(layer, q, k, k, 1.0, lambda some: q[some])
+            steering.attend(layer, q, Keys(k, k), 1.0, lambda some: q[some])
 
     step()
     with FromTheHost() as watch:

@@ -21,6 +21,7 @@ from halu.attention import (
     merge,
     weighted_attention,
 )
+from halu.attention.keys import Keys
 from halu.attention.policy import AttentionPolicy, Stacked
 from halu.attention.regrouping import Regrouping
 from halu.attention.steered import Steered
@@ -174,7 +175,7 @@ def test_policies_on_different_rows_each_keep_theirs(order: tuple[int, ...]) -> 
 
     def run(*policies: AttentionPolicy) -> Tensor:
         steering = Steering([Steered(layout, policies)], [9], prefill=True)
-        return steering.attend(0, q, k, v, 0.5, lambda rows: torch.zeros(1, 4, 9, 8))
+        return steering.attend(0, q, Keys(k, v), 0.5, lambda rows: torch.zeros(1, 4, 9, 8))
 
     found = run(*(parts[i] for i in order))
     everywhere = [Weighing("all", part.weight, part.table) for part in parts]
@@ -314,7 +315,7 @@ def test_borrowed_heads_swap_maps_but_not_values(adapter: Any, picture: Any) -> 
             return torch.tensor([3, 3, 0, 3])
 
     steering = Steering([Steered(Layout(9), (Borrow(),))], [9], prefill=True)
-    found = steering.attend(0, q, k, v, 0.5, lambda rows: torch.zeros(1, 4, 9, 8))
+    found = steering.attend(0, q, Keys(k, v), 0.5, lambda rows: torch.zeros(1, 4, 9, 8))
     hidden = torch.ones(9, 9).triu(1).bool()
     for head, lender in enumerate((3, 3, 0, 3)):
         x = (q[0, lender] @ k[0, lender // 2].T * 0.5).masked_fill(hidden, float("-inf"))

@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from halu.attention.keys import Keys
 from halu.attention.steering import Steering
 
 NAME = "halu"
@@ -41,7 +42,7 @@ def attend(
 
     scale: float = kwargs.get("scaling") or query.shape[-1] ** -0.5
     layer = cast(int, module.layer_idx)
-    return halu.attend(layer, query, key, value, scale, plain).transpose(1, 2), None
+    return halu.attend(layer, query, Keys(key, value), scale, plain).transpose(1, 2), None
 
 
 def register() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from halu.attention.keys import Keys
 from halu.attention.maps import KeyMap, ScoreMap
 from halu.errors import BadInput
 
@@ -53,16 +54,16 @@ class Inputs:
     @property
     def keys(self) -> int:
         """K, with pages the room that they have."""
-        room = self.k.shape[2]
-        return room if self.pages is None else room * self.pages.shape[1]
+        return Keys(self.k, self.v, self.pages).room
 
     def laid_out(self) -> "Inputs":
         """The same with keys and values in a row and a label for each key."""
-        k, v, labels = self.k, self.v, self.labels
-        if self.pages is not None:
-            k, v = (t[self.pages.long()].transpose(1, 2).flatten(2, 3) for t in (k, v))
+        labels = self.labels
         if isinstance(labels, Spans):
-            labels = labels.labels(k.shape[2])
+            labels = labels.labels(self.keys)
+        k, v = Keys(self.k, self.v, self.pages).in_a_row()
+        if self.pages is not None and self.within is not None:
+            _empty(v, self.within[1])
         return replace(self, k=k, v=v, labels=labels, pages=None)
 
     def check(self) -> None:
@@ -93,3 +94,12 @@ class Inputs:
         if not fits:
             shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in told.items())
             raise BadInput(f"Shapes do not fit: {shapes}.")
+
+
+def _empty(v: Tensor, stop: Tensor) -> None:
+    """Sets values [B, Hkv, K, D] from `stop` [B] on to zero, in place: slots of a page that nobody
+    has filled may hold anything, and nothing times infinity is no number.
+    """
+    first = int(stop.min())
+    position = torch.arange(first, v.shape[2], device=v.device)
+    v[:, :, first:].masked_fill_((position >= stop[:, None])[:, None, :, None], 0)

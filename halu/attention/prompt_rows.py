@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halu.attention import column_mass
+from halu.attention.keys import Keys
 from halu.attention.regrouped import record, regrouped, tables
 from halu.attention.regrouping import Regrouping
 from halu.attention.steered import Steered
@@ -31,8 +32,9 @@ def prompt_outputs(
     for start, stop, part in _segments(row, first, k.shape[2], lent=heads is not None):
         if part.changes(layer) or heads is not None:
             own = slice(start - first, stop - first)
-            some = (q[:, :, own], k, v)
-            found = regrouped(layer, [part], some, scale, *tables(layer, part, k), first=start)
+            some, keys = q[:, :, own], Keys(k, v)
+            told = tables(layer, part, k)
+            found = regrouped(layer, [part], some, keys, scale, *told, first=start)
             out[:, :, own] = found.to(out.dtype)
     # the last row's, before any policy scales it
     last = out[0, :, -1].to(torch.float32, copy=True) if whole else None

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from halu.attention import KeyMap, weighted_attention
+from halu.attention.keys import Keys
 from halu.attention.reference import Changes, members, scores, softmax
 from halu.attention.regrouping import Regrouping
 from halu.attention.stacking import stacked_epilogues, stacked_maps
@@ -14,7 +15,8 @@ from halu.attention.trace import Trace
 def regrouped(
     layer: int,
     rows: Sequence[Regrouping],
-    qkv: tuple[Tensor, Tensor, Tensor],
+    q: Tensor,
+    keys: Keys,
     scale: float,
     labels: Tensor,
     key_map: KeyMap | None,
@@ -27,7 +29,8 @@ def regrouped(
     Args:
         layer: which layer.
         rows: the regrouping of each row.
-        qkv: queries [n, H, Q, D], keys and values [n, Hkv, K, D].
+        q: queries [n, H, Q, D].
+        keys: keys and values of these rows.
         scale: factor on q.k.
         labels: group of each key [n, K] or [n, H, K].
         key_map: changes key by key, of all rows.
@@ -36,14 +39,17 @@ def regrouped(
     """
     groups = max(row.groups for row in rows)
     return weighted_attention(
-        *qkv,
+        q,
+        keys.k,
+        keys.v,
         labels,
         groups,
         scale=scale,
-        epilogue=stacked_epilogues(layer, rows, groups, qkv[0]),
+        epilogue=stacked_epilogues(layer, rows, groups, q),
         within=within,
         first=first,
-        score_map=stacked_maps(layer, rows, groups, qkv[0]),
+        pages=keys.pages,
+        score_map=stacked_maps(layer, rows, groups, q),
         key_map=key_map,
     )
 

@@ -73,6 +73,10 @@ class Steered:
         """Whether attention has anything to do."""
         return bool(self.policies) or self.trace is not None
 
+    def curious(self, layer: int) -> bool:
+        """Whether a policy wants to be shown the newest rows' scores in a layer."""
+        return any(policy.looks(layer) for policy in self.policies)
+
     def look(self, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
         """Shows the newest rows' scores, from q [1, H, Q, D] and k [1, Hkv, K, D], the last query
         being that of the last key.

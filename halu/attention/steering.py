@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from halu.attention import choice
+from halu.attention.keys import Keys
 from halu.attention.placed import indices, placed
 from halu.attention.prompt_rows import prompt_outputs
 from halu.attention.regrouped import record, regrouped
@@ -80,23 +81,20 @@ class Steering:
                     hidden[index, span] = found
         return hidden
 
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
-    ) -> Tensor:
+    def attend(self, layer: int, q: Tensor, keys: Keys, scale: float, plain: Plain) -> Tensor:
         """Head outputs [B, H, Q, D] of one layer.
 
         Args:
             layer: which layer.
             q: queries [B, H, Q, D].
-            k: keys [B, Hkv, K, D], the cached ones included.
-            v: values like k.
+            keys: keys and values, the cached ones included.
             scale: factor on q.k.
             plain: the host's own attention.
         """
         return (
-            self._prompts(layer, q, k, v, scale, plain)
+            self._prompts(layer, q, keys, scale, plain)
             if self.prefill
-            else self._tokens(layer, q, k, v, scale, plain)
+            else self._tokens(layer, q, keys, scale, plain)
         )
 
     def _blame(self, row: Steered, error: Exception) -> None:
@@ -114,29 +112,26 @@ class Steering:
     def _span(self, index: int) -> slice:
         return slice(self.pads[index], self.pads[index] + self.lengths[index])
 
-    def _prompts(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
-    ) -> Tensor:
+    def _prompts(self, layer: int, q: Tensor, keys: Keys, scale: float, plain: Plain) -> Tensor:
         out = plain(torch.arange(len(self.rows), device=q.device))
         for index, row in enumerate(self.rows):
             if row.active:
                 span, one = self._span(index), slice(index, index + 1)
                 mine = out[one, :, span]
-                own = (q[one, :, span], k[one, :, span], v[one, :, span])
+                own = (q[one, :, span], *keys.of(index, span))
                 try:
                     out[one, :, span] = prompt_outputs(layer, row, *own, scale, mine)
                 except Exception as error:
                     self._blame(row, error)
         return out
 
-    def _tokens(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, plain: Plain
-    ) -> Tensor:
+    def _tokens(self, layer: int, q: Tensor, keys: Keys, scale: float, plain: Plain) -> Tensor:
         changed = []
         for index, row in enumerate(self.rows):
             one = slice(index, index + 1)
             try:
-                row.look(layer, q[one], k[one, :, self._span(index)], scale)
+                if row.curious(layer):
+                    row.look(layer, q[one], keys.of(index, self._span(index))[0], scale)
                 changed += [index] * row.regrouping.changes(layer)
             except Exception as error:
                 self._blame(row, error)
@@ -150,7 +145,7 @@ class Steering:
             every = torch.arange(len(rest), device=q.device)
             out[others] = plain(every if isinstance(others, slice) else others)
         if changed:
-            self._regrouped(layer, changed, q, k, v, scale, out)
+            self._regrouped(layer, changed, q, keys, scale, out)
         for index, row in enumerate(self.rows):
             one = slice(index, index + 1)
             try:
@@ -159,62 +154,56 @@ class Steering:
                     if factor is not None:
                         out[index] *= placed(factor, out.device).to(out)[:, None, None]
                 if row.trace is not None:
-                    keys = k[one, :, self._span(index)]
-                    record(layer, row.trace, row.regrouping, q[one], keys, scale)
+                    own, _ = keys.of(index, self._span(index))
+                    record(layer, row.trace, row.regrouping, q[one], own, scale)
             except Exception as error:
                 self._blame(row, error)
         return out
 
     def _regrouped(
-        self,
-        layer: int,
-        changed: list[int],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        out: Tensor,
+        self, layer: int, changed: list[int], q: Tensor, keys: Keys, scale: float, out: Tensor
     ) -> None:
         """Fills the outputs of the rows whose attention changes: all at once, or, should a policy
         fail, one by one, which shows whose it was.
         """
         pick = self._pick(changed, q.device)
         try:
-            out[pick] = self._mixed(layer, changed, q[pick], k[pick], v[pick], scale).to(q.dtype)
+            out[pick] = self._mixed(layer, changed, q[pick], keys.rows(pick), scale).to(q.dtype)
         except Exception:
             for index in changed:
                 one = slice(index, index + 1)
                 try:
-                    out[one] = self._mixed(layer, [index], q[one], k[one], v[one], scale).to(out)
+                    out[one] = self._mixed(layer, [index], q[one], keys.rows(one), scale).to(out)
                 except Exception as error:
                     self._blame(self.rows[index], error)
                     out[one] = 0
 
-    def _mixed(
-        self, layer: int, index: list[int], q: Tensor, k: Tensor, v: Tensor, scale: float
-    ) -> Tensor:
-        keys = k.shape[2]
+    def _mixed(self, layer: int, index: list[int], q: Tensor, keys: Keys, scale: float) -> Tensor:
+        room, device = keys.room, q.device
         rows = [self.rows[i].regrouping for i in index]
-        own = [keys - self.pads[i] for i in index]
-        labels = [row.labels(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
-        maps = [row.key_map(layer, n, k.device) for row, n in zip(rows, own, strict=True)]
+        own = [room - self.pads[i] for i in index]
+        labels = [row.labels(layer, n, device) for row, n in zip(rows, own, strict=True)]
+        maps = [row.key_map(layer, n, device) for row, n in zip(rows, own, strict=True)]
         return regrouped(
             layer,
             rows,
-            (q, k, v),
+            q,
+            keys,
             scale,
-            stacked(labels, q.shape[1], keys, 0),
-            stacked_keys(maps, q.shape[1], keys),
-            within=self._within(index, k),
+            stacked(labels, q.shape[1], room, 0),
+            stacked_keys(maps, q.shape[1], room),
+            within=self._within(index, room, device),
         )
 
-    def _within(self, rows: list[int], k: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _within(
+        self, rows: list[int], room: int, device: torch.device
+    ) -> tuple[Tensor, Tensor] | None:
         """Keys [start, stop) that rows see; none: all."""
-        if self.stop is None and all(self.lengths[i] == k.shape[2] for i in rows):
+        if self.stop is None and all(self.lengths[i] == room for i in rows):
             return None
         if self._edges is None:
-            self._edges = self._first_and_last(k.device)
-        pick = self._pick(rows, k.device)
+            self._edges = self._first_and_last(device)
+        pick = self._pick(rows, device)
         return self._edges[0][pick], self._edges[1][pick]
 
     def _first_and_last(self, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,10 @@
 """vLLM's attention backends with the steered rows recomputed.
 
 The native call comes first, for the whole batch. Rows of requests on which a policy acts are then
-taken from it, their keys and values gathered from the paged cache, and handed to the same code that
-runs under transformers. A batch without such rows pays one comparison.
+taken from it and handed, with the paged cache as it is, to the same code that runs under
+transformers. A batch without such rows pays one comparison.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionMetadata,
 )
 
+from halu.attention.keys import Keys
 from halu.errors import Failed
 from halu.vllm.table import Table
 
@@ -54,25 +54,16 @@ class Steered:
             layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
         )
         if table is not None and table.rows and attn_metadata is not None:
-            gather = partial(self.gathered, kv_cache, attn_metadata.block_table)
-            table.attend(self.number, query, output, gather, scale)
+            keys = Keys(*self.pools(kv_cache), attn_metadata.block_table)
+            table.attend(self.number, query, output, keys, scale)
         return found
 
     @staticmethod
-    def gathered(cache: Tensor, table: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [Hkv, K, D] of the first `count` tokens of a request, from a cache
-        [blocks, Hkv, block, 2 D] with each token's key and value side by side.
-
-        Args:
-            cache: the layer's cache.
-            table: blocks of each request [N, ...].
-            number: which request.
-            count: how many tokens.
+    def pools(cache: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [blocks, Hkv, block, D] as they lie in a layer's cache [blocks, Hkv,
+        block, 2 D], which has each token's key and value side by side.
         """
-        _, heads, size, double = cache.shape
-        blocks = cache[table[number, : -(-count // size)].long()]  # [n, Hkv, block, 2 D]
-        flat = blocks.transpose(0, 1).reshape(heads, -1, double)[:, :count]
-        k, v = flat.split(double // 2, -1)
+        k, v = cache.split(cache.shape[-1] // 2, -1)
         return k, v
 
 
@@ -85,11 +76,7 @@ def _aside(
         queries, keys, values, is_causal=True, scale=scale, enable_gqa=True
     )
     out[:] = plain[0].transpose(0, 1)
-
-    def own(number: int, count: int) -> tuple[Tensor, Tensor]:
-        return keys[0], values[0]
-
-    table.attend(number, qkv[0], out, own, scale)
+    table.attend(number, qkv[0], out, Keys(keys, values), scale)
     return out
 
 
@@ -99,18 +86,12 @@ class CPUImpl(Steered, CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM h
     metadata = CPUAttentionMetadata
 
     @staticmethod
-    def gathered(cache: Tensor, table: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
+    def pools(cache: Tensor) -> tuple[Tensor, Tensor]:
         """As above; inside a block come first all keys, transposed, then all values."""
-        _, heads, size, double = cache.shape
-        width = double // 2
-        blocks = cache[table[number, : -(-count // size)].long()]  # [n, Hkv, block, 2 D]
-        flat = blocks.reshape(-1, heads, 2, size * width)
-        k = flat[:, :, 0].reshape(-1, heads, width, size).permute(1, 0, 3, 2)
-        v = flat[:, :, 1].reshape(-1, heads, size, width).permute(1, 0, 2, 3)
-        return (
-            k.reshape(heads, -1, width)[:, :count],
-            v.reshape(heads, -1, width)[:, :count],
-        )
+        blocks, heads, size, double = cache.shape
+        k, v = cache.view(blocks, heads, 2, -1).unbind(2)
+        shape = (blocks, heads, double // 2, size)
+        return k.view(shape).transpose(-1, -2), v.view(blocks, heads, size, -1)
 
 
 class CPU(CPUAttentionBackend):  # type: ignore[misc]  # vLLM has no types here
@@ -136,8 +117,9 @@ def check_layout(layer: Any) -> None:
     slots = torch.arange(size + 3, device=cache.device)
     impl.do_kv_cache_update(layer, k, v, own, slots)
     table = torch.tensor([[0, 1]], device=cache.device)
-    got_k, got_v = impl.gathered(own, table, 0, size + 3)
-    if not (torch.equal(got_k, k.transpose(0, 1)) and torch.equal(got_v, v.transpose(0, 1))):
+    pools: tuple[Tensor, Tensor] = impl.pools(own)
+    read = Keys(*pools, table).of(0, slice(0, size + 3))
+    if not all(map(torch.equal, read, (k.transpose(0, 1)[None], v.transpose(0, 1)[None]))):
         raise Failed(f"This build's {type(impl).__name__} orders its cache in an unknown way.")
 
 

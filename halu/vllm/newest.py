@@ -58,8 +58,11 @@ class Splits:
 def _keys_matter(layer: int, steering: Steered) -> bool:
     """Whether anything in this layer depends on keys and values."""
     try:
-        looked_at = any(policy.looks(layer) for policy in steering.policies)
-        return looked_at or steering.trace is not None or steering.regrouping.changes(layer)
+        return (
+            steering.curious(layer)
+            or steering.trace is not None
+            or steering.regrouping.changes(layer)
+        )
     except Exception:  # the steering meets it again, and knows whose it is
         return True
 

@@ -2,18 +2,16 @@
 layers' hooks during it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from halu.attention.keys import Keys
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.vllm.newest import Splits
-
-Gather = Callable[[int, int], tuple[Tensor, Tensor]]
-"""Keys and values [Hkv, K, D] of a request: its number in the batch, how many keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +61,16 @@ class Together:
     """Tokens whose attention is computed anew at once.
 
     Attributes:
-        rows: the tokens.
         steering: theirs, for all layers of this forward.
+        requests: which ones of the batch they are of.
         places: their rows in it.
+        longest: how many keys the longest has.
     """
 
-    rows: Sequence[Rows]
     steering: Steering
+    requests: Tensor
     places: Tensor
+    longest: int
 
 
 class Table:
@@ -99,29 +99,27 @@ class Table:
         if self._tokens:
             self._splits.begin([each.steering for each in self._tokens])
 
-    def attend(self, layer: int, q: Tensor, out: Tensor, gather: Gather, scale: float) -> None:
+    def attend(self, layer: int, q: Tensor, out: Tensor, keys: Keys, scale: float) -> None:
         """Replaces head outputs [N, H, D] of those rows whose attention is steered.
 
         Args:
             layer: which layer.
             q: queries [N, H, D].
             out: what vLLM's own attention gives, changed in place.
-            gather: keys and values from the cache.
+            keys: keys and values of the requests of the batch.
             scale: factor on q.k.
         """
         for rows in self._prompts:
             own = slice(rows.start, rows.stop)
-            k, v = gather(rows.number, rows.before + rows.stop - rows.start)
+            seen = Keys(*keys.of(rows.number, slice(rows.before + rows.stop - rows.start)))
             plain = _heads_first(out[own]).clone()
-            found = rows.alone().attend(
-                layer, _heads_first(q[own]), k[None], v[None], scale, plain.__getitem__
-            )
+            found = rows.alone().attend(layer, _heads_first(q[own]), seen, scale, plain.__getitem__)
             out[own] = found[0].transpose(0, 1)
         if self._tokens:
             split = self._splits.of(layer, out)
             if split.keyed:
                 those = self._those(tuple(split.keyed), q.device)
-                _attend_tokens(layer, those, q, out, gather, scale)
+                _attend_tokens(layer, those, q, out, keys, scale)
             for which, factors in split.scaled:
                 out[_places([self._tokens[n].start for n in which])] *= factors
 
@@ -146,8 +144,9 @@ class Table:
             rows = [self._tokens[n] for n in which]
             lengths = [each.before + 1 for each in rows]
             steering = Steering([each.steering for each in rows], lengths, prefill=False)
+            requests = torch.tensor([each.number for each in rows], device=device)
             places = torch.tensor([each.start for each in rows], device=device)
-            self._together[which] = Together(rows, steering, places)
+            self._together[which] = Together(steering, requests, places, max(lengths))
         return self._together[which]
 
 
@@ -163,20 +162,10 @@ def _places(rows: list[int]) -> slice | list[int]:
 
 
 def _attend_tokens(
-    layer: int, those: Together, q: Tensor, out: Tensor, gather: Gather, scale: float
+    layer: int, those: Together, q: Tensor, out: Tensor, keys: Keys, scale: float
 ) -> None:
-    k, v = _stacked([gather(rows.number, rows.before + 1) for rows in those.rows])
+    seen = keys.rows(those.requests).upto(those.longest)
     plain = out[those.places][:, :, None]  # [n, H, 1, D]
     queries = q[those.places][:, :, None]
-    mixed = those.steering.attend(layer, queries, k, v, scale, plain.__getitem__)
+    mixed = those.steering.attend(layer, queries, seen, scale, plain.__getitem__)
     out[those.places] = mixed[:, :, 0]
-
-
-def _stacked(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Keys and values [Hkv, K, D] of several requests, padded at the end [n, Hkv, K, D]."""
-    longest = max(k.shape[1] for k, _ in found)
-
-    def padded(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
-
-    return torch.stack([padded(k) for k, _ in found]), torch.stack([padded(v) for _, v in found])

@@ -1,0 +1,76 @@
+"""Keys and values in pages are those in a row, however a page lies in memory."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from halu.attention import Spans, grouped_attention, weighted_attention
+from halu.attention.keys import Keys
+
+LANES, HEADS, SIZE, WIDTH, COUNT = 3, 2, 4, 6, 11
+PAGES = torch.tensor([[5, 0, 7], [2, 8, 1], [3, 6, 4]], dtype=torch.int32)
+
+
+def in_a_row() -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, LANES, HEADS, COUNT, WIDTH, generator=rng)
+    return k, v
+
+
+def pool(rows: Tensor, transposed: bool, empty: float = 0.0) -> Tensor:
+    """Pages [P, Hkv, S, D] with these keys or values; slots that none fills are `empty`."""
+    found = torch.full((9, HEADS, WIDTH, SIZE), empty).transpose(-1, -2)
+    found = found if transposed else found.contiguous()
+    for lane in range(LANES):
+        for key in range(COUNT):
+            found[PAGES[lane, key // SIZE], :, key % SIZE] = rows[lane, :, key]
+    return found
+
+
+@pytest.fixture(params=["keys transposed, as on CPUs", "side by side, as on GPUs"])
+def paged(request: Any) -> Keys:
+    k, v = in_a_row()
+    if request.param.endswith("CPUs"):
+        return Keys(pool(k, transposed=True), pool(v, transposed=False), PAGES)
+    both = torch.cat([pool(k, transposed=False), pool(v, transposed=False)], -1)
+    return Keys(*both.split(WIDTH, -1), PAGES)
+
+
+def test_pages_are_read_as_keys_in_a_row(paged: Keys) -> None:
+    plain = Keys(*in_a_row())
+    assert paged.room == 12
+    for got, wanted in zip(paged.in_a_row(), plain.in_a_row(), strict=True):
+        assert torch.equal(got[:, :, :COUNT], wanted)
+    for span in (slice(3, 9), slice(0, 4), slice(5)):
+        for got, wanted in zip(paged.of(1, span), plain.of(1, span), strict=True):
+            assert got.shape == (1, HEADS, len(range(COUNT)[span]), WIDTH)
+            assert torch.equal(got, wanted)
+
+
+def test_some_rows_and_the_first_keys(paged: Keys) -> None:
+    plain, pick = Keys(*in_a_row()), torch.tensor([2, 0])
+    some = paged.rows(pick).upto(5)
+    assert some.room == 8
+    for got, wanted in zip(some.in_a_row(), plain.rows(pick).upto(5).in_a_row(), strict=True):
+        assert torch.equal(got[:, :, :5], wanted)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_what_a_slot_that_nobody_filled_holds_is_nothing(poison: float) -> None:
+    """A pool's memory is used again: after a request whose values were no numbers, too."""
+    k, v = in_a_row()
+    q = torch.randn(LANES, 2 * HEADS, 1, WIDTH, generator=torch.Generator().manual_seed(1))
+    edges = Spans(torch.tensor([[[0, 0], [2, 6]]] * LANES, dtype=torch.int32))
+    stop = torch.tensor([COUNT, 7, 4], dtype=torch.int32)
+    within = (torch.zeros_like(stop), stop)
+    pages = (pool(k, True, poison), pool(v, False, poison))
+    how: dict[str, Any] = {"scale": 0.4, "within": within}
+    got = grouped_attention(q, *pages, edges, 2, pages=PAGES, **how)
+    wanted = grouped_attention(q, k, v, edges, 2, **how)
+    for name in ("mass", "out", "lse"):
+        torch.testing.assert_close(getattr(got, name), getattr(wanted, name))
+    weighed = weighted_attention(q, *pages, edges, 2, pages=PAGES, epilogue=None, **how)
+    torch.testing.assert_close(weighed, wanted.out.sum(3))

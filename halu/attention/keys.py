@@ -51,9 +51,12 @@ class Keys:
 
     def in_a_row(self) -> tuple[Tensor, Tensor]:
         """Keys and values [B, Hkv, K, D], copied out of their pages."""
-        if self.pages is None:
-            return self.k, self.v
-        return _copied(self.k, self.pages), _copied(self.v, self.pages)
+        v = self.v if self.pages is None else _copied(self.v, self.pages)
+        return self.keys_in_a_row(), v
+
+    def keys_in_a_row(self) -> Tensor:
+        """The keys alone."""
+        return self.k if self.pages is None else _copied(self.k, self.pages)
 
 
 def _copied(pool: Tensor, pages: Tensor) -> Tensor:

@@ -77,9 +77,15 @@ class Steered:
         """Whether a policy wants to be shown the newest rows' scores in a layer."""
         return any(policy.looks(layer) for policy in self.policies)
 
+    def show(self, layer: int, x: Tensor) -> None:
+        """Shows the policies that look a generated token's scores [H, K]."""
+        for policy in self.policies:
+            if policy.looks(layer):
+                policy.look(layer, x)
+
     def look(self, layer: int, q: Tensor, k: Tensor, scale: float) -> None:
-        """Shows the newest rows' scores, from q [1, H, Q, D] and k [1, Hkv, K, D], the last query
-        being that of the last key.
+        """Shows the scores of a prompt's newest rows, from q [1, H, Q, D] and k [1, Hkv, K, D], the
+        last query being that of the last key.
         """
         curious = [policy for policy in self.policies if policy.looks(layer)]
         deepest = max((policy.looks_back for policy in curious), default=0)

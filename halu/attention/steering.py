@@ -15,6 +15,7 @@ from halu.attention import choice
 from halu.attention.keys import Keys
 from halu.attention.placed import indices, placed
 from halu.attention.prompt_rows import prompt_outputs
+from halu.attention.reference import scores
 from halu.attention.regrouped import record, regrouped
 from halu.attention.stacking import stacked, stacked_keys
 from halu.attention.steered import Steered
@@ -126,12 +127,10 @@ class Steering:
         return out
 
     def _tokens(self, layer: int, q: Tensor, keys: Keys, scale: float, plain: Plain) -> Tensor:
+        self._show(layer, q, keys, scale)
         changed = []
         for index, row in enumerate(self.rows):
-            one = slice(index, index + 1)
             try:
-                if row.curious(layer):
-                    row.look(layer, q[one], keys.of(index, self._span(index))[0], scale)
                 changed += [index] * row.regrouping.changes(layer)
             except Exception as error:
                 self._blame(row, error)
@@ -159,6 +158,24 @@ class Steering:
             except Exception as error:
                 self._blame(row, error)
         return out
+
+    def _show(self, layer: int, q: Tensor, keys: Keys, scale: float) -> None:
+        """Shows the tokens' scores to the policies that look at them."""
+        curious = []
+        for index, row in enumerate(self.rows):
+            try:
+                curious += [index] * row.curious(layer)
+            except Exception as error:
+                self._blame(row, error)
+        if not curious:
+            return
+        pick = self._pick(curious, q.device)
+        x = scores(q[pick], keys.rows(pick).keys_in_a_row(), scale)  # [n, H, 1, K]
+        for n, index in enumerate(curious):
+            try:
+                self.rows[index].show(layer, x[n, :, 0, self._span(index)])
+            except Exception as error:
+                self._blame(self.rows[index], error)
 
     def _regrouped(
         self, layer: int, changed: list[int], q: Tensor, keys: Keys, scale: float, out: Tensor

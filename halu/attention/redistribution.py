@@ -13,7 +13,7 @@ masses and partial outputs back.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def at_least(bound: float, *coefficients: float) -> Tensor:
     return torch.tensor(coefficients) - bound
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Redistribution:
     """Weights of groups as a closed form of their masses.
 
@@ -69,14 +69,21 @@ class Redistribution:
 
     def __call__(self, mass: Tensor) -> Tensor:
         """Weights for masses [..., H, Q, G], in float32."""
-        table = self.on(mass.device).table.to(mass).unsqueeze(-3)  # one table for all queries
-        keep, give, *when = table.unbind(-2)
-        freed = ((1 - keep) * mass).sum(-1, keepdim=True)
-        receiving = (give * mass).sum(-1, keepdim=True)
-        met = (receiving > TINY) | (give == 0).all(-1, keepdim=True)
-        for condition in when:
-            met = met & ((condition * mass).sum(-1, keepdim=True) >= 0)
-        return torch.where(met, keep + give * freed / receiving.clamp(min=TINY), 1.0)
+        keep, give, sums, nobody = self.on(mass.device).prepared
+        found = mass @ sums.to(mass)  # [..., H, Q, 4]
+        freed, receiving, conditions = found.split((1, 1, CONDITIONS), -1)
+        met = ((receiving > TINY) | nobody) & (conditions >= 0).all(-1, keepdim=True)
+        return torch.where(met, keep + give * (freed / receiving.clamp(min=TINY)), 1.0)
+
+    @cached_property
+    def prepared(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`keep` and `give` [..., 1, G] of one table for all queries; what a mass is multiplied by
+        for what is freed, what the receiving groups have, and the conditions [..., G, 4]; whether
+        nobody receives [..., 1, 1].
+        """
+        keep, give, *when = self.table.unsqueeze(-3).unbind(-2)
+        sums = torch.stack([1 - keep, give, *when], -1).squeeze(-3)
+        return keep, give, sums, (give == 0).all(-1, keepdim=True)
 
     def on(self, device: torch.device) -> "Redistribution":
         """The same on a device, copied there once."""

@@ -68,7 +68,7 @@ def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     parts = []
     rows = _Rows(inputs)
     for p, lse in rows.blocks():
-        mass = p @ rows.member.transpose(-1, -2)
+        mass = masses(p, rows.member)
         split = rows.changes.values(p).unsqueeze(3) * rows.member.unsqueeze(2)  # [B, H, Q, G, K]
         out = _times(split.flatten(2, 3), rows.v).unflatten(2, (-1, inputs.groups))
         parts.append((mass, out, lse))
@@ -81,9 +81,9 @@ def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
     parts = []
     rows = _Rows(inputs)
     for p, _ in rows.blocks():
-        weights = None if epilogue is None else epilogue(p @ rows.member.transpose(-1, -2))
+        weights = None if epilogue is None else epilogue(masses(p, rows.member))
         if weights is not None:
-            p = p * (weights @ rows.member)
+            p = p * spread(weights, rows.member)
         parts.append(_times(rows.changes.values(p), rows.v))
     return torch.cat(parts, 2)
 
@@ -93,6 +93,23 @@ def members(labels: Tensor, groups: int) -> Tensor:
     index = torch.arange(groups, device=labels.device).unsqueeze(-1)
     member = (labels.unsqueeze(-2) == index).float()
     return member if member.dim() == 4 else member.unsqueeze(1)
+
+
+def masses(p: Tensor, member: Tensor) -> Tensor:
+    """Probability of each group [B, H, Q, G], from that of each key [B, H, Q, K]."""
+    return _shared(p, member.transpose(-1, -2))
+
+
+def spread(weights: Tensor, member: Tensor) -> Tensor:
+    """The weight of each key's group [B, H, Q, K], from those of the groups [B, H, Q, G]."""
+    return _shared(weights, member)
+
+
+def _shared(x: Tensor, table: Tensor) -> Tensor:
+    """x [B, H, Q, N] @ table [B, 1 or H, N, M], a table of all heads not copied for each."""
+    if table.shape[1] == x.shape[1]:
+        return x @ table
+    return (x.flatten(1, 2) @ table[:, 0]).unflatten(1, x.shape[1:3])
 
 
 def column_reference(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:

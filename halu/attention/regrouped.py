@@ -6,7 +6,7 @@ from torch import Tensor
 
 from halu.attention import KeyMap, weighted_attention
 from halu.attention.keys import Keys
-from halu.attention.reference import Changes, members, scores, softmax
+from halu.attention.reference import Changes, masses, members, scores, softmax, spread
 from halu.attention.regrouping import Regrouping
 from halu.attention.stacking import stacked_epilogues, stacked_maps
 from halu.attention.trace import Trace
@@ -71,7 +71,7 @@ def record(layer: int, trace: Trace, part: Regrouping, q: Tensor, k: Tensor, sca
     p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
     member = members(labels, part.groups)
     weigh = part.epilogue(layer)
-    weights = None if weigh is None else weigh((p @ member.transpose(-1, -2))[0])
+    weights = None if weigh is None else weigh(masses(p, member)[0])
     if weights is not None:
-        p = p * (weights @ member)
+        p = p * spread(weights[None], member)
     trace.add(p[0, :, 0])

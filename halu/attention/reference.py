@@ -109,7 +109,7 @@ def _shared(x: Tensor, table: Tensor) -> Tensor:
     """x [B, H, Q, N] @ table [B, 1 or H, N, M], a table of all heads not copied for each."""
     if table.shape[1] == x.shape[1]:
         return x @ table
-    return (x.flatten(1, 2) @ table[:, 0]).unflatten(1, x.shape[1:3])
+    return (x.flatten(1, 2) @ table[:, 0]).reshape(*x.shape[:3], -1)
 
 
 def column_reference(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -276,11 +276,13 @@ def test_a_device_that_never_rests_gives_memory_back_too(scene: Any, monkeypatch
     from halu.service import trim
 
     monkeypatch.setattr(trim, "PAUSE_SECONDS", 1000.0)
-    monkeypatch.setattr(trim, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(trim, "BUSY_SECONDS", -2000.0)
     calls: list[int] = []
     with live() as server:
         worker = the_worker(server)
-        worker.trim = trim.Trim(lambda: calls.append(worker.running))
+        busy = trim.Trim(lambda: calls.append(worker.running))
+        busy()  # so that it is not due while nothing runs
+        worker.trim = busy
         assert server.chat(scene, QUESTION, max_tokens=4).status_code == 200
         assert 1 in calls
 

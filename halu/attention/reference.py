@@ -67,7 +67,8 @@ def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """Masses [B, H, Q, G], partial outputs [B, H, Q, G, D] and log-sum-exp [B, H, Q], float32."""
     parts = []
     rows = _Rows(inputs)
-    for p, lse in rows.blocks():
+    for x, seen in rows.blocks():
+        p, lse = softmax(x, seen)
         mass = masses(p, rows.member)
         split = rows.changes.values(p).unsqueeze(3) * rows.member.unsqueeze(2)  # [B, H, Q, G, K]
         out = _times(split.flatten(2, 3), rows.v).unflatten(2, (-1, inputs.groups))
@@ -80,7 +81,8 @@ def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
     """Outputs [B, H, Q, D], float32: every probability times the weight of its key's group."""
     parts = []
     rows = _Rows(inputs)
-    for p, _ in rows.blocks():
+    for x, seen in rows.blocks():
+        p = torch.softmax(x, -1) if seen is None else softmax(x, seen)[0]
         weights = None if epilogue is None else epilogue(masses(p, rows.member))
         if weights is not None:
             p = p * spread(weights, rows.member)
@@ -138,12 +140,14 @@ class _Rows:
         self.changes = Changes(inputs.score_map, inputs.key_map)
         self.member = members(self.labels, inputs.groups)
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Probabilities [B, H, q, K] and log-sum-exp of one block of queries after another."""
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Scores [B, H, q, K] of one block of queries after another, and where these may look;
+        none: everywhere.
+        """
         for start in range(0, self.inputs.q.shape[2], BLOCK):
             q = self.inputs.q[:, :, start : start + BLOCK]
             x = self.changes.scores(scores(q, self.k, self.inputs.scale), self.labels)
-            yield softmax(x, self._seen(start, x))
+            yield x, self._seen(start, x)
 
     def _seen(self, start: int, x: Tensor) -> Tensor | None:
         """Where the queries from `start` on may look."""

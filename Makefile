@@ -25,7 +25,7 @@ help:
 	@echo 'make install   .venv in this checkout, with everything that needs no GPU'
 	@echo 'make demo      install, then ask the built-in model and measure it'
 	@echo 'make test      install, then the whole test suite (PYTEST_ARGS=... for a part of it)'
-	@echo 'make coverage  install, then the whole test suite; what it never runs, line by line'
+	@echo 'make coverage  install, then the whole test suite; what it never runs goes to docs/coverage.md'
 	@echo 'make mutants   change rules, policies and scorers, and see whether a test notices (an hour)'
 	@echo 'make test-vllm  the tests that run vLLM, in an environment of their own (.venv-vllm)'
 	@echo 'make test-clients  other clients of the service, LiteLLM in an environment of its own (.venv-litellm)'
@@ -49,7 +49,8 @@ test: install
 	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 coverage: install
-	$(BIN)/python -m pytest $(WHOLE) --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest $(WHOLE) --cov --cov-report=json:build/coverage.json --cov-report=term
+	$(BIN)/python tools/coverage_page.py build/coverage.json
 
 # mutmut and what it needs are for this alone, so that `make install` leaves them out.
 mutants: install

@@ -49,8 +49,8 @@ test: install
 	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 coverage: install
-	$(BIN)/python -m pytest $(WHOLE) --cov --cov-report=json:build/coverage.json --cov-report=term
-	$(BIN)/python tools/coverage_page.py build/coverage.json
+	status=0; $(BIN)/python -m pytest $(WHOLE) --cov --cov-report=json:build/coverage.json --cov-report=term || status=$$?; \
+	$(BIN)/python tools/coverage_page.py build/coverage.json && exit $$status
 
 # mutmut and what it needs are for this alone, so that `make install` leaves them out.
 mutants: install

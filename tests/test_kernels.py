@@ -61,14 +61,14 @@ def exact(inputs: Inputs, dtype: torch.dtype = torch.float64) -> Exact:
     """In float64 by the definition; in another type the way eager code does it: products in that
     type, the softmax in float32, probabilities rounded back.
     """
-    laid = inputs.laid_out()
-    q, k, v = (t.to(dtype) for t in (laid.q, laid.k, laid.v))
+    q, k, v = (t.to(dtype) for t in (inputs.q, *inputs.cached.in_a_row()))
     b, h, n, _ = q.shape
     share, keys = h // k.shape[1], k.shape[2]
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x = (q @ k.transpose(-1, -2)).to(wide) * inputs.scale
-    labels = laid.labels if laid.labels.dim() == 3 else laid.labels[:, None].expand(b, h, keys)
+    table = inputs.table
+    labels = table if table.dim() == 3 else table[:, None].expand(b, h, keys)
     if inputs.score_map is not None:
         maps = inputs.score_map
         up, down, bias = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from halu.attention import Spans, grouped_attention, weighted_attention
-from halu.attention.keys import Keys
+from halu.attention.keys import Keys, _runs
 
 LANES, HEADS, SIZE, WIDTH, COUNT = 3, 2, 4, 6, 11
 PAGES = torch.tensor([[5, 0, 7], [2, 8, 1], [3, 6, 4]], dtype=torch.int32)
@@ -45,7 +45,7 @@ def test_pages_are_read_as_keys_in_a_row(paged: Keys) -> None:
     for got, wanted in zip(paged.in_a_row(), plain.in_a_row(), strict=True):
         assert torch.equal(got[:, :, :COUNT], wanted)
     for span in (slice(3, 9), slice(0, 4), slice(5)):
-        for got, wanted in zip(paged.of(1, span), plain.of(1, span), strict=True):
+        for got, wanted in zip(paged.stretch(1, span), plain.stretch(1, span), strict=True):
             assert got.shape == (1, HEADS, len(range(COUNT)[span]), WIDTH)
             assert torch.equal(got, wanted)
 
@@ -56,6 +56,26 @@ def test_some_rows_and_the_first_keys(paged: Keys) -> None:
     assert some.room == 8
     for got, wanted in zip(some.in_a_row(), plain.rows(pick).upto(5).in_a_row(), strict=True):
         assert torch.equal(got[:, :, :5], wanted)
+
+
+def test_products_are_those_of_keys_in_a_row(paged: Keys) -> None:
+    plain, rng = Keys(*in_a_row()), torch.Generator().manual_seed(1)
+    q = torch.randn(LANES, 2 * HEADS, 3, WIDTH, generator=rng)
+    torch.testing.assert_close(paged.dot(q)[..., :COUNT], plain.dot(q))
+    p = torch.rand(LANES, 2 * HEADS, 3, COUNT, generator=rng)
+    padded = torch.nn.functional.pad(p, (0, paged.room - COUNT))
+    torch.testing.assert_close(paged.mix(padded), plain.mix(p))
+    for stop in ([COUNT, 4, 0], [COUNT + 9, 8, 5]):
+        few, ends = p.clone(), torch.tensor(stop, dtype=torch.int32)
+        few[torch.arange(COUNT) >= ends[:, None, None, None].expand_as(few)] = 0
+        padded = torch.nn.functional.pad(few, (0, paged.room - COUNT))
+        torch.testing.assert_close(paged.mix(padded, ends), plain.mix(few))
+
+
+def test_neighbouring_pages_are_multiplied_at_once() -> None:
+    pages = [4, 5, 6, 2, 3, 9, 8]
+    assert list(_runs(pages)) == [(0, 3), (3, 5), (5, 6), (6, 7)]
+    assert list(_runs([])) == []
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

@@ -20,8 +20,8 @@ HEAD = """# Coverage
 
 What `make coverage` counted when it last ran over the whole suite on a CPU, so without the tests
 that need a GPU. Lines are those of that day. `[tool.coverage]` in `pyproject.toml` says what is
-left out: the kernels' bodies, which Triton compiles from source; `halu/vllm`, whose tests run in an
-environment of their own; what trains the built-in models, once.
+left out: the kernels' bodies, which Triton compiles from source; what runs inside vLLM, whose tests
+have an environment of their own; what trains the built-in models, once; what tests are made with.
 
 """
 

@@ -85,7 +85,8 @@ def grouped_attention(
             keys; query i sees keys 0 to first + i.
         within: keys [start, stop) that each row of the batch sees, integers [B] each; none: all.
         pages: k and v are pools of pages [P, Hkv, S, D], and key j of row b of the batch is slot
-            j % S of page pages[b, j // S], integers [B, K / S].
+            j % S of page pages[b, j // S], integers [B, K / S]. Slots that nobody has filled must
+            be outside `within`.
         score_map: change of the scores by group.
         key_map: change of the scores and values by key.
         impl: which implementation; never replaced silently.

@@ -3,7 +3,7 @@
 Letters: B batch, H query heads, Hkv key heads, G key groups, Q queries, K keys, D head width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,17 +54,17 @@ class Inputs:
     @property
     def keys(self) -> int:
         """K, with pages the room that they have."""
-        return Keys(self.k, self.v, self.pages).room
+        return self.cached.room
 
-    def laid_out(self) -> "Inputs":
-        """The same with keys and values in a row and a label for each key."""
-        labels = self.labels
-        if isinstance(labels, Spans):
-            labels = labels.labels(self.keys)
-        k, v = Keys(self.k, self.v, self.pages).in_a_row()
-        if self.pages is not None and self.within is not None:
-            _empty(v, self.within[1])
-        return replace(self, k=k, v=v, labels=labels, pages=None)
+    @property
+    def cached(self) -> Keys:
+        """Keys and values, wherever they lie."""
+        return Keys(self.k, self.v, self.pages)
+
+    @property
+    def table(self) -> Tensor:
+        """Group of each key [B, K] or [B, H, K]."""
+        return self.labels.labels(self.keys) if isinstance(self.labels, Spans) else self.labels
 
     def check(self) -> None:
         """Refuses shapes that do not fit, and prints them.
@@ -94,12 +94,3 @@ class Inputs:
         if not fits:
             shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in told.items())
             raise BadInput(f"Shapes do not fit: {shapes}.")
-
-
-def _empty(v: Tensor, stop: Tensor) -> None:
-    """Sets values [B, Hkv, K, D] from `stop` [B] on to zero, in place: slots of a page that nobody
-    has filled may hold anything, and nothing times infinity is no number.
-    """
-    first = int(stop.min())
-    position = torch.arange(first, v.shape[2], device=v.device)
-    v[:, :, first:].masked_fill_((position >= stop[:, None])[:, None, :, None], 0)

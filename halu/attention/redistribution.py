@@ -14,6 +14,7 @@ masses and partial outputs back.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +36,24 @@ def at_least(bound: float, *coefficients: float) -> Tensor:
     return torch.tensor(coefficients) - bound
 
 
-@dataclass(frozen=True)
+class Parts(NamedTuple):
+    """A redistribution's table, the same for all queries.
+
+    Attributes:
+        keep: k [..., 1, G].
+        give: e [..., 1, G].
+        sums: what masses are multiplied with to get what is freed, what receives, and the
+            conditions [..., G, 4].
+        gives_to_none: whether e is zero [..., 1, 1].
+    """
+
+    keep: Tensor
+    give: Tensor
+    sums: Tensor
+    gives_to_none: Tensor
+
+
+@dataclass(frozen=True)  # no slots: `parts` is kept
 class Redistribution:
     """Weights of groups as a closed form of their masses.
 
@@ -69,21 +87,20 @@ class Redistribution:
 
     def __call__(self, mass: Tensor) -> Tensor:
         """Weights for masses [..., H, Q, G], in float32."""
-        keep, give, sums, nobody = self.on(mass.device).prepared
-        found = mass @ sums.to(mass)  # [..., H, Q, 4]
+        parts = self.on(mass.device).parts
+        found = mass @ parts.sums.to(mass)  # [..., H, Q, 4]
         freed, receiving, conditions = found.split((1, 1, CONDITIONS), -1)
-        met = ((receiving > TINY) | nobody) & (conditions >= 0).all(-1, keepdim=True)
-        return torch.where(met, keep + give * (freed / receiving.clamp(min=TINY)), 1.0)
+        met = (receiving > TINY) | parts.gives_to_none
+        met = met & (conditions >= 0).all(-1, keepdim=True)
+        weights = parts.keep + parts.give * (freed / receiving.clamp(min=TINY))
+        return torch.where(met, weights, 1.0)
 
     @cached_property
-    def prepared(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`keep` and `give` [..., 1, G] of one table for all queries; what a mass is multiplied by
-        for what is freed, what the receiving groups have, and the conditions [..., G, 4]; whether
-        nobody receives [..., 1, 1].
-        """
-        keep, give, *when = self.table.unsqueeze(-3).unbind(-2)
+    def parts(self) -> Parts:
+        """The table as the formula has it; made once, since layers and steps share it."""
+        keep, give, *when = self.table.float().unsqueeze(-3).unbind(-2)
         sums = torch.stack([1 - keep, give, *when], -1).squeeze(-3)
-        return keep, give, sums, (give == 0).all(-1, keepdim=True)
+        return Parts(keep, give, sums, (give == 0).all(-1, keepdim=True))
 
     def on(self, device: torch.device) -> "Redistribution":
         """The same on a device, copied there once."""

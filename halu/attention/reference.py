@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from halu.attention.inputs import Inputs
+from halu.attention.keys import Keys
 from halu.attention.maps import KeyMap, ScoreMap
 from halu.attention.redistribution import Epilogue
 
@@ -47,12 +48,8 @@ class Changes:
 
 
 def scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    """Scaled dot products [B, H, Q, K] in float32; grouped-query heads share keys without copying
-    them.
-    """
-    b, h, n, d = q.shape
-    shared = q.float().reshape(b, k.shape[1], -1, d)  # [B, Hkv, (H/Hkv) Q, D]
-    return (shared @ k.float().transpose(-1, -2)).reshape(b, h, n, -1) * scale
+    """Scaled dot products [B, H, Q, K] in float32, of keys [B, Hkv, K, D] in a row."""
+    return Keys(k, k).dot(q) * scale
 
 
 def softmax(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -71,7 +68,7 @@ def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         p, lse = softmax(x, seen)
         mass = masses(p, rows.member)
         split = rows.changes.values(p).unsqueeze(3) * rows.member.unsqueeze(2)  # [B, H, Q, G, K]
-        out = _times(split.flatten(2, 3), rows.v).unflatten(2, (-1, inputs.groups))
+        out = rows.mix(split.flatten(2, 3)).unflatten(2, (-1, inputs.groups))
         parts.append((mass, out, lse))
     mass, out, lse = (torch.cat(part, 2) for part in zip(*parts, strict=True))
     return mass, out, lse
@@ -82,11 +79,11 @@ def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
     parts = []
     rows = _Rows(inputs)
     for x, seen in rows.blocks():
-        p = torch.softmax(x, -1) if seen is None else softmax(x, seen)[0]
+        p = torch.softmax(x, -1) if seen is None and rows.whole else softmax(x, seen)[0]
         weights = None if epilogue is None else epilogue(masses(p, rows.member))
         if weights is not None:
             p = p * spread(weights, rows.member)
-        parts.append(_times(rows.changes.values(p), rows.v))
+        parts.append(rows.mix(rows.changes.values(p)))
     return torch.cat(parts, 2)
 
 
@@ -133,12 +130,12 @@ class _Rows:
     """Rows of probabilities of one call."""
 
     def __init__(self, inputs: Inputs) -> None:
-        laid = inputs.laid_out()
-        assert isinstance(laid.labels, Tensor)
         self.inputs = inputs
-        self.k, self.v, self.labels = laid.k, laid.v, laid.labels
+        self.keys = inputs.cached
+        self.labels = inputs.table
         self.changes = Changes(inputs.score_map, inputs.key_map)
         self.member = members(self.labels, inputs.groups)
+        self.whole = inputs.score_map is None and inputs.key_map is None  # no map hides all keys
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Scores [B, H, q, K] of one block of queries after another, and where these may look;
@@ -146,8 +143,13 @@ class _Rows:
         """
         for start in range(0, self.inputs.q.shape[2], BLOCK):
             q = self.inputs.q[:, :, start : start + BLOCK]
-            x = self.changes.scores(scores(q, self.k, self.inputs.scale), self.labels)
+            x = self.changes.scores(self.keys.dot(q) * self.inputs.scale, self.labels)
             yield x, self._seen(start, x)
+
+    def mix(self, p: Tensor) -> Tensor:
+        """Probabilities [B, H, R, K] times values [B, H, R, D]."""
+        within = self.inputs.within
+        return self.keys.mix(p, None if within is None else within[1])
 
     def _seen(self, start: int, x: Tensor) -> Tensor | None:
         """Where the queries from `start` on may look."""
@@ -169,13 +171,6 @@ def _causal(first: int, x: Tensor) -> Tensor:
     position = torch.arange(x.shape[-1], device=x.device)
     query = torch.arange(first, first + x.shape[2], device=x.device)
     return (position <= query[:, None])[None, None]
-
-
-def _times(p: Tensor, v: Tensor) -> Tensor:
-    """p [B, H, R, K] on values [B, Hkv, K, D], key heads shared without copying: [B, H, R, D]."""
-    b, h, rows, keys = p.shape
-    out = p.reshape(b, v.shape[1], -1, keys) @ v.float()
-    return out.reshape(b, h, rows, -1)
 
 
 def _own(table: Tensor, x: Tensor) -> Tensor:

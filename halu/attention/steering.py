@@ -15,7 +15,6 @@ from halu.attention import choice
 from halu.attention.keys import Keys
 from halu.attention.placed import indices, placed
 from halu.attention.prompt_rows import prompt_outputs
-from halu.attention.reference import scores
 from halu.attention.regrouped import record, regrouped
 from halu.attention.stacking import stacked, stacked_keys
 from halu.attention.steered import Steered
@@ -119,7 +118,7 @@ class Steering:
             if row.active:
                 span, one = self._span(index), slice(index, index + 1)
                 mine = out[one, :, span]
-                own = (q[one, :, span], *keys.of(index, span))
+                own = (q[one, :, span], *keys.stretch(index, span))
                 try:
                     out[one, :, span] = prompt_outputs(layer, row, *own, scale, mine)
                 except Exception as error:
@@ -134,8 +133,9 @@ class Steering:
                 changed += [index] * row.regrouping.changes(layer)
             except Exception as error:
                 self._blame(row, error)
-        if changed and choice.best(q.device) == "triton":
-            # For a kernel a row is cheaper than the copy of the keys that leaves it out.
+        if changed and keys.pages is None and choice.best(q.device) == "triton":
+            # For a kernel a row is cheaper than the copy of the keys that leaves it out; pages are
+            # left out without one.
             changed = list(range(len(self.rows)))
         rest = [index for index in range(len(self.rows)) if index not in changed]
         out = torch.empty_like(q)
@@ -153,7 +153,7 @@ class Steering:
                     if factor is not None:
                         out[index] *= placed(factor, out.device).to(out)[:, None, None]
                 if row.trace is not None:
-                    own, _ = keys.of(index, self._span(index))
+                    own, _ = keys.stretch(index, self._span(index))
                     record(layer, row.trace, row.regrouping, q[one], own, scale)
             except Exception as error:
                 self._blame(row, error)
@@ -170,7 +170,12 @@ class Steering:
         if not curious:
             return
         pick = self._pick(curious, q.device)
-        x = scores(q[pick], keys.rows(pick).keys_in_a_row(), scale)  # [n, H, 1, K]
+        try:
+            x = keys.rows(pick).dot(q[pick]) * scale  # [n, H, 1, K]
+        except Exception as error:
+            for index in curious:
+                self._blame(self.rows[index], error)
+            return
         for n, index in enumerate(curious):
             try:
                 self.rows[index].show(layer, x[n, :, 0, self._span(index)])

@@ -1,8 +1,9 @@
 """vLLM's attention backends with the steered rows recomputed.
 
 The native call comes first, for the whole batch. Rows of requests on which a policy acts are then
-taken from it and handed, with the paged cache as it is, to the same code that runs under
-transformers. A batch without such rows pays one comparison.
+taken from it and handed to the same code that runs under transformers: generated tokens' with the
+paged cache as it is, prompts' with a copy of their part. A batch without such rows pays one
+comparison.
 """
 
 from typing import Any
@@ -118,7 +119,7 @@ def check_layout(layer: Any) -> None:
     impl.do_kv_cache_update(layer, k, v, own, slots)
     table = torch.tensor([[0, 1]], device=cache.device)
     pools: tuple[Tensor, Tensor] = impl.pools(own)
-    read = Keys(*pools, table).of(0, slice(0, size + 3))
+    read = Keys(*pools, table).stretch(0, slice(0, size + 3))
     if not all(map(torch.equal, read, (k.transpose(0, 1)[None], v.transpose(0, 1)[None]))):
         raise Failed(f"This build's {type(impl).__name__} orders its cache in an unknown way.")
 

@@ -46,6 +46,7 @@ class Outcome:
             its main one.
         likely: log-probabilities of the tokens of requests that want them, by name.
         mute: numbers of those that get no token in this step, and how many tokens they read again.
+        drawn: what has been drawn for the rows of a request, and is still on the device.
     """
 
     tokens: dict[int, int] = field(default_factory=dict)
@@ -55,6 +56,17 @@ class Outcome:
     forwards: dict[str, int] = field(default_factory=dict)
     likely: dict[str, Likely] = field(default_factory=dict)
     mute: dict[int, int] = field(default_factory=dict)
+    drawn: list[tuple[Sequence[Newest], Tensor]] = field(default_factory=list)
+
+    def fetch(self) -> None:
+        """Fetches what has been drawn, for all requests at once."""
+        if not self.drawn:
+            return
+        tokens = torch.stack([token for _, token in self.drawn]).tolist()
+        for (rows, _), token in zip(self.drawn, tokens, strict=True):
+            for row in rows:
+                self.tokens[row.number] = token
+                row.one.tokens.append(token)
 
     def settle(self, sampled: Tensor) -> None:
         """vLLM has drawn [N, 1]: halu's tokens take the place of its own, and its own are heard."""
@@ -88,6 +100,7 @@ def choose(logits: Tensor, newest: Sequence[Newest], early: Early) -> Outcome:
         if why is not None:
             outcome.failed |= {row.name: why for row in rows}
             outcome.mute |= {row.number: 0 for row in rows}
+    outcome.fetch()
     return outcome
 
 
@@ -108,7 +121,7 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
             raise Failed(f"The rule gave {list(ruled.shape)} scores of {logits.shape[1]}.")
         token = draw(one, ruled)
         if one.logprobs is not None and token is not None:
-            outcome.likely[main.name] = _likely(ruled, token, one.logprobs)
+            outcome.likely[main.name] = _likely(ruled, int(token), one.logprobs)
         if token is None:
             logits[main.number] = ruled
     except Exception as error:
@@ -117,12 +130,10 @@ def _joined(logits: Tensor, rows: Sequence[Newest], early: Early, outcome: Outco
     if token is None and len(rows) > 1:
         return "A request of several branches must say how tokens are drawn (sampling)."
     outcome.forwards[main.name] = sum(row.one.cost for row in rows)
-    for row in rows:
-        if token is None:
-            outcome.left[row.number] = row.one
-        else:
-            outcome.tokens[row.number] = token
-            row.one.tokens.append(token)
+    if token is None:
+        outcome.left[main.number] = one
+    else:
+        outcome.drawn.append((rows, token))
     return None
 
 

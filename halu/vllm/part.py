@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from halu.adapters import Adapter
@@ -11,7 +12,7 @@ from halu.attention.steered import Steered
 from halu.context import Ask, RequestContext
 from halu.errors import Failed, HaluError
 from halu.prompt import Prompt
-from halu.search import Search
+from halu.search import Pick, Search
 from halu.strategy import Plan
 from halu.vllm.asked import Asked
 from halu.vllm.contexts import Share, check_search, planned
@@ -163,17 +164,19 @@ def part(adapter: Adapter, one: Part, prompt: Prompt, ask: Ask, share: Share, lo
     return one
 
 
-def draw(one: Part, row: Tensor) -> int | None:
-    """The next token from the rule's row [V]; none if vLLM is to draw it.
+def draw(one: Part, row: Tensor) -> Tensor | None:
+    """The next token [] from the rule's row [V], left on its device; none if vLLM is to draw it.
 
     Raises:
         Failed: if the search gives no token of the vocabulary.
     """
     if one.search is None:
         return None
+    if type(one.search) is Pick:
+        return one.search.token(row, one.tokens)
     assert one.steering is not None
     choices = one.search.advance(row[None], [list(one.tokens)], [one.steering.policies])
     token = int(choices[0].token)
     if not 0 <= token < len(row):
         raise Failed(f"The search chose token {token} of {len(row)}.")
-    return token
+    return torch.tensor(token, device=row.device)

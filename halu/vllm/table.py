@@ -111,7 +111,7 @@ class Table:
         """
         for rows in self._prompts:
             own = slice(rows.start, rows.stop)
-            seen = Keys(*keys.of(rows.number, slice(rows.before + rows.stop - rows.start)))
+            seen = Keys(*keys.stretch(rows.number, slice(rows.before + rows.stop - rows.start)))
             plain = _heads_first(out[own]).clone()
             found = rows.alone().attend(layer, _heads_first(q[own]), seen, scale, plain.__getitem__)
             out[own] = found[0].transpose(0, 1)

@@ -50,7 +50,8 @@ def forward(table: Table, rows: Sequence[tuple[int, Steered]]) -> Tensor:
     """Head outputs of one layer, all 1 before; a generated token each at these rows."""
     pages = torch.full((4, 2), NOWHERE)  # to fetch the keys of who needs none would be an error
     for row, one in rows:
-        pages[row] = 0 if one.curious(0) else NOWHERE
+        if one.curious(0):
+            pages[row] = 0
     pool = torch.ones(1, HEADS, 4, WIDTH)
     table.show([Rows(one, row, row, row + 1, before=6) for row, one in rows])
     out = torch.ones(4, HEADS, WIDTH)

@@ -36,24 +36,29 @@ def at_least(bound: float, *coefficients: float) -> Tensor:
     return torch.tensor(coefficients) - bound
 
 
-class Parts(NamedTuple):
+class Factors(NamedTuple):
     """A redistribution's table, the same for all queries.
 
     Attributes:
         keep: k [..., 1, G].
         give: e [..., 1, G].
         sums: what masses are multiplied with to get what is freed, what receives, and the
-            conditions [..., G, 4].
-        gives_to_none: whether e is zero [..., 1, 1].
+            conditions [..., G, 2 or 4].
+        gives_to_none: whether e is zero [..., 1, 1]; none: nowhere.
     """
 
     keep: Tensor
     give: Tensor
     sums: Tensor
-    gives_to_none: Tensor
+    gives_to_none: Tensor | None
+
+    def on(self, device: torch.device) -> "Factors":
+        """The same on a device."""
+        none = None if self.gives_to_none is None else self.gives_to_none.to(device)
+        return Factors(self.keep.to(device), self.give.to(device), self.sums.to(device), none)
 
 
-@dataclass(frozen=True)  # no slots: `parts` is kept
+@dataclass(frozen=True)  # no slots: `factors` is kept
 class Redistribution:
     """Weights of groups as a closed form of their masses.
 
@@ -62,6 +67,7 @@ class Redistribution:
     """
 
     table: Tensor
+    _source: "Redistribution | None" = field(default=None, repr=False, compare=False)
     _placed: dict[torch.device, "Redistribution"] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -87,27 +93,34 @@ class Redistribution:
 
     def __call__(self, mass: Tensor) -> Tensor:
         """Weights for masses [..., H, Q, G], in float32."""
-        parts = self.on(mass.device).parts
-        found = mass @ parts.sums.to(mass)  # [..., H, Q, 4]
-        freed, receiving, conditions = found.split((1, 1, CONDITIONS), -1)
-        met = (receiving > TINY) | parts.gives_to_none
-        met = met & (conditions >= 0).all(-1, keepdim=True)
-        weights = parts.keep + parts.give * (freed / receiving.clamp(min=TINY))
+        own = self.on(mass.device).factors
+        found = mass @ own.sums.to(mass)  # [..., H, Q, 2 or 4]
+        freed, receiving = found[..., :1], found[..., 1:2]
+        met = receiving > TINY
+        if own.gives_to_none is not None:
+            met = met | own.gives_to_none
+        if found.shape[-1] > 2:
+            met = met & (found[..., 2:] >= 0).all(-1, keepdim=True)
+        weights = own.keep + own.give * (freed / receiving.clamp(min=TINY))
         return torch.where(met, weights, 1.0)
 
     @cached_property
-    def parts(self) -> Parts:
-        """The table as the formula has it; made once, since layers and steps share it."""
+    def factors(self) -> Factors:
+        """The table as the formula has it; made once, since steps share it."""
+        if self._source is not None:  # made where values are known without waiting for a device
+            return self._source.factors.on(self.table.device)
         keep, give, *when = self.table.float().unsqueeze(-3).unbind(-2)
-        sums = torch.stack([1 - keep, give, *when], -1).squeeze(-3)
-        return Parts(keep, give, sums, (give == 0).all(-1, keepdim=True))
+        conditions = when if any(bool(one.any()) for one in when) else []
+        sums = torch.stack([1 - keep, give, *conditions], -1).squeeze(-3)
+        none = (give == 0).all(-1, keepdim=True)
+        return Factors(keep, give, sums, none if bool(none.any()) else None)
 
     def on(self, device: torch.device) -> "Redistribution":
         """The same on a device, copied there once."""
         if self.table.device == device:
             return self
         if device not in self._placed:
-            self._placed[device] = Redistribution(self.table.to(device))
+            self._placed[device] = Redistribution(self.table.to(device), self)
         return self._placed[device]
 
     def widened(self, groups: int) -> "Redistribution":

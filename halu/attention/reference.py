@@ -84,7 +84,7 @@ def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
         if weights is not None:
             p = p * spread(weights, rows.member)
         parts.append(rows.mix(rows.changes.values(p)))
-    return torch.cat(parts, 2)
+    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
 def members(labels: Tensor, groups: int) -> Tensor:

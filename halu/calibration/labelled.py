@@ -34,7 +34,7 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class YesNoQuestion:
     """A yes/no question about a picture, and whether yes is true."""
 
     picture: Image.Image
@@ -91,7 +91,7 @@ def annotated(folder: Path, instances: Path, n: int) -> list[Known]:
     return found
 
 
-def questions(data: Path | None, n: int) -> list[Asked]:
+def questions(data: Path | None, n: int) -> list[YesNoQuestion]:
     """Yes/no questions with their truth: POPE's official files in `data`, or built-in ones."""
     from halu.eval.benchmark import benchmarks
 
@@ -101,12 +101,14 @@ def questions(data: Path | None, n: int) -> list[Asked]:
     samples = source.samples(data, None, 0, None)
     some = samples[:: max(1, len(samples) // n)][:n]
     return [
-        Asked(source.picture(s.image or "", data), s.prompt + source.suffix, s.label == "yes")
+        YesNoQuestion(
+            source.picture(s.image or "", data), s.prompt + source.suffix, s.label == "yes"
+        )
         for s in some
     ]
 
 
-def _of_scenes(n: int) -> list[Asked]:
+def _of_scenes(n: int) -> list[YesNoQuestion]:
     """Two adversarial questions about each scene."""
     from halu.eval.benchmark import benchmarks
 
@@ -114,7 +116,9 @@ def _of_scenes(n: int) -> list[Asked]:
     shown = drawn(-(-n // 2))
     items = pope_items(shown, "adversarial", random.Random("calibration"))
     found = [
-        Asked(_picture(shown[place // (2 * POPE_OBJECTS)]), item.text + suffix, item.label == "yes")
+        YesNoQuestion(
+            _picture(shown[place // (2 * POPE_OBJECTS)]), item.text + suffix, item.label == "yes"
+        )
         for place, item in enumerate(items)
         if place % (2 * POPE_OBJECTS) < 2
     ]

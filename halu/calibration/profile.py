@@ -15,7 +15,7 @@ from torch import Tensor
 from halu.adapters import Adapter
 from halu.adapters.cache import RowCache
 from halu.attention.steered import Steered
-from halu.calibration.labelled import Asked, Tell
+from halu.calibration.labelled import Tell, YesNoQuestion
 from halu.engine import Local
 from halu.errors import Failed
 from halu.eval import yesno
@@ -30,7 +30,7 @@ LEAST = 0.5
 
 
 def find(
-    vlm: Local, strategy: str, param: str, asked: Sequence[Asked], tell: Tell
+    vlm: Local, strategy: str, param: str, asked: Sequence[YesNoQuestion], tell: Tell
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The heads for the strategy's parameter `param`, and the figures behind it.
 

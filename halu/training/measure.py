@@ -25,7 +25,7 @@ TASKS: tuple[Task, ...] = ("existence", "count", "position", "color")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class KnownAnswer:
     """One question, on the scene with this number, and the right answer."""
 
     scene: int
@@ -70,7 +70,9 @@ def said_yes(text: str) -> bool | None:
     return None if word is None else word[1] == "yes"
 
 
-def binary(subject: Subject, scenes: Sequence[Scene], asked: Sequence[Asked]) -> dict[str, float]:
+def binary(
+    subject: Subject, scenes: Sequence[Scene], asked: Sequence[KnownAnswer]
+) -> dict[str, float]:
     """Accuracy, F1 and share of yes over yes/no questions; an unreadable answer is wrong and
     counted.
     """
@@ -95,7 +97,7 @@ def pope(subject: Subject, scenes: Sequence[Scene], kind: Kind, suffix: str) -> 
     return binary(
         subject,
         scenes,
-        [Asked(where[item.image], item.text + suffix, item.label) for item in items],
+        [KnownAnswer(where[item.image], item.text + suffix, item.label) for item in items],
     )
 
 
@@ -104,7 +106,9 @@ def mme(subject: Subject, scenes: Sequence[Scene], task: Task) -> dict[str, floa
     where = {image_name(scene): number for number, scene in enumerate(scenes)}
     items = mme_items(scenes, task, random.Random(f"card {task}"))
     return binary(
-        subject, scenes, [Asked(where[item.image], item.question, item.answer) for item in items]
+        subject,
+        scenes,
+        [KnownAnswer(where[item.image], item.question, item.answer) for item in items],
     )
 
 

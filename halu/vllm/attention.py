@@ -22,7 +22,7 @@ from halu.errors import Failed
 from halu.vllm.table import Table
 
 
-class Steered:
+class SteeredImpl:
     """What halu adds to the attention of one layer; a backend's own class comes after it.
 
     Attributes:
@@ -81,7 +81,7 @@ def _aside(
     return out
 
 
-class CPUImpl(Steered, CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no types here
+class CPUImpl(SteeredImpl, CPUAttentionBackendImpl):  # type: ignore[misc]  # vLLM has no types here
     """On CPUs."""
 
     metadata = CPUAttentionMetadata

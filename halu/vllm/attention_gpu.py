@@ -15,10 +15,10 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadata,
 )
 
-from halu.vllm.attention import Steered
+from halu.vllm.attention import SteeredImpl
 
 
-class TritonImpl(Steered, TritonAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
+class TritonImpl(SteeredImpl, TritonAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
     """By Triton's kernels."""
 
     metadata = TritonAttentionMetadata
@@ -33,7 +33,7 @@ class Triton(TritonAttentionBackend):  # type: ignore[misc]  # vLLM has no types
         return TritonImpl
 
 
-class FlashImpl(Steered, FlashAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
+class FlashImpl(SteeredImpl, FlashAttentionImpl):  # type: ignore[misc]  # vLLM has no types here
     """By FlashAttention."""
 
     metadata = FlashAttentionMetadata

@@ -10,7 +10,7 @@ from vllm.model_executor.layers.attention import Attention
 from halu.errors import Failed
 from halu.strategy import Tap
 from halu.vllm import internals
-from halu.vllm.attention import Steered, check_plain
+from halu.vllm.attention import SteeredImpl, check_plain
 from halu.vllm.internals import check, lacking
 from halu.vllm.table import Table
 
@@ -72,7 +72,7 @@ class Layers:
 
 def _attention(layer: Any) -> Any:
     found = [module for module in layer.modules() if isinstance(module, Attention)]
-    if len(found) != 1 or not isinstance(found[0].impl, Steered):
+    if len(found) != 1 or not isinstance(found[0].impl, SteeredImpl):
         kinds = ", ".join(type(each.impl).__name__ for each in found) or "nothing"
         raise Failed(
             f"A decoder layer's attention is {kinds}, not halu's.",
@@ -80,7 +80,7 @@ def _attention(layer: Any) -> Any:
             " FLASH_ATTN or TRITON_ATTN.",
         )
     impl: Any = found[0].impl
-    stock = type(impl).__mro__[2]  # after halu's own class and `Steered`
+    stock = type(impl).__mro__[2]  # after halu's own class and `SteeredImpl`
     check(
         lacking(stock, internals.ATTENTION),
         lacking(impl, fields=internals.ATTENTION_FIELDS),

@@ -49,6 +49,7 @@ test: install
 	$(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(WHOLE))
 
 coverage: install
+	rm -f build/coverage.json
 	status=0; $(BIN)/python -m pytest $(WHOLE) --cov --cov-report=json:build/coverage.json --cov-report=term || status=$$?; \
 	$(BIN)/python tools/coverage_page.py build/coverage.json && exit $$status
 

@@ -12,7 +12,6 @@ heads taken for query heads.
 
 import copy
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -57,7 +56,7 @@ class Suppress(AttentionPolicy):
     def __init__(self, layout: Layout, params: SPIN.Params, layers: tuple[int, ...]) -> None:
         self.params = params
         self.layers = layers
-        self.image = torch.from_numpy(layout.is_image())
+        self.images = layout.images
         self._scale: dict[int, Tensor] = {}
 
     def fork(self) -> "Suppress":
@@ -72,8 +71,10 @@ class Suppress(AttentionPolicy):
 
     def look(self, layer: int, x: Tensor) -> None:
         """Judges the heads by their scores [H, K]."""
-        image = self.image.to(x.device)
-        kept = x[:, : len(image)][:, image].sum(-1).topk(int(self.params.rho * len(x))).indices
+        looks = x.new_zeros(len(x))
+        for image in self.images:
+            looks += x[:, image.start : image.stop].sum(-1)
+        kept = looks.topk(int(self.params.rho * len(x))).indices
         self._scale[layer] = x.new_full((len(x),), self.params.epsilon).index_fill(0, kept, 1.0)
 
     def head_scale(self, layer: int, last: Tensor | None) -> Tensor | None:

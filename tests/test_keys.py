@@ -1,6 +1,7 @@
 """Keys and values in pages are those in a row, however a page lies in memory."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from halu.attention import Spans, grouped_attention, weighted_attention
-from halu.attention.keys import Keys, _runs
+from halu.attention.keys import Keys
+from halu.attention.pages import Pages, runs
 
 LANES, HEADS, SIZE, WIDTH, COUNT = 3, 2, 4, 6, 11
 PAGES = torch.tensor([[5, 0, 7], [2, 8, 1], [3, 6, 4]], dtype=torch.int32)
@@ -34,9 +36,9 @@ def pool(rows: Tensor, transposed: bool, empty: float = 0.0) -> Tensor:
 def paged(request: Any) -> Keys:
     k, v = in_a_row()
     if request.param.endswith("CPUs"):
-        return Keys(pool(k, transposed=True), pool(v, transposed=False), PAGES)
+        return Keys(pool(k, transposed=True), pool(v, transposed=False), Pages(PAGES, SIZE))
     both = torch.cat([pool(k, transposed=False), pool(v, transposed=False)], -1)
-    return Keys(*both.split(WIDTH, -1), PAGES)
+    return Keys(*both.split(WIDTH, -1), Pages(PAGES, SIZE))
 
 
 def test_pages_are_read_as_keys_in_a_row(paged: Keys) -> None:
@@ -69,13 +71,29 @@ def test_products_are_those_of_keys_in_a_row(paged: Keys) -> None:
         few, ends = p.clone(), torch.tensor(stop, dtype=torch.int32)
         few[torch.arange(COUNT) >= ends[:, None, None, None].expand_as(few)] = 0
         padded = torch.nn.functional.pad(few, (0, paged.room - COUNT))
-        torch.testing.assert_close(paged.mix(padded, ends), plain.mix(few))
+        filled = replace(paged, pages=Pages(PAGES, SIZE, ends))
+        torch.testing.assert_close(filled.mix(padded), plain.mix(few))
+        got, wanted = filled.dot(q)[..., :COUNT], plain.dot(q)
+        for lane, end in enumerate(stop):
+            torch.testing.assert_close(got[lane, ..., :end], wanted[lane, ..., :end])
 
 
 def test_neighbouring_pages_are_multiplied_at_once() -> None:
-    pages = [4, 5, 6, 2, 3, 9, 8]
-    assert list(_runs(pages)) == [(0, 3), (3, 5), (5, 6), (6, 7)]
-    assert list(_runs([])) == []
+    pages = [4, 5, 6, 9, 2, 3, 8]
+    assert runs(pages) == [(0, 3, 4), (3, 4, 9), (4, 6, 2), (6, 7, 8)]
+    assert runs(pages, leave_out=[1, 6]) == [(0, 1, 4), (2, 3, 6), (3, 4, 9), (4, 6, 2)]
+    assert runs(pages, leave_out=range(7)) == runs([]) == []
+
+
+def test_a_pool_is_visited_from_front_to_back_whoever_has_a_page() -> None:
+    """A shared page comes a second time, and pages that a row has not come to yet not at all."""
+    table = torch.tensor([[7, 3, 4], [7, 5, 0]])
+    go = Pages(table, SIZE, torch.tensor([11, 8])).visits
+    assert table[go.rows, go.numbers].tolist() == [3, 4, 5, 7, 7]
+    assert go.rows.tolist() == [0, 0, 1, 0, 1]
+    assert go.runs == [(0, 3, 3), (3, 4, 7), (4, 5, 7)]
+    assert go.whole == [(0, 1, 3), (2, 3, 5), (3, 4, 7), (4, 5, 7)]
+    assert go.part == [(1, 4, 3)]
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

@@ -20,6 +20,7 @@ from torch import Tensor
 from halu.attention.choice import Impl, implementation
 from halu.attention.inputs import Inputs, Spans
 from halu.attention.maps import KeyMap, ScoreMap, meeting_place
+from halu.attention.pages import Pages
 from halu.attention.redistribution import Epilogue, Redistribution, at_least
 from halu.attention.reference import column_reference, grouped_reference, weighted_reference
 
@@ -28,6 +29,7 @@ __all__ = [
     "Grouped",
     "Impl",
     "KeyMap",
+    "Pages",
     "Redistribution",
     "ScoreMap",
     "Spans",
@@ -65,7 +67,7 @@ def grouped_attention(
     mask: Tensor | None = None,
     first: int | None = None,
     within: tuple[Tensor, Tensor] | None = None,
-    pages: Tensor | None = None,
+    pages: Tensor | Pages | None = None,
     score_map: ScoreMap | None = None,
     key_map: KeyMap | None = None,
     impl: Impl = "auto",
@@ -85,8 +87,8 @@ def grouped_attention(
             keys; query i sees keys 0 to first + i.
         within: keys [start, stop) that each row of the batch sees, integers [B] each; none: all.
         pages: k and v are pools of pages [P, Hkv, S, D], and key j of row b of the batch is slot
-            j % S of page pages[b, j // S], integers [B, K / S]. Slots that nobody has filled must
-            be outside `within`.
+            j % S of page pages[b, j // S], integers [B, K / S], or as `Pages`. Slots that nobody
+            has filled must be outside `within`.
         score_map: change of the scores by group.
         key_map: change of the scores and values by key.
         impl: which implementation; never replaced silently.
@@ -117,7 +119,7 @@ def weighted_attention(
     mask: Tensor | None = None,
     first: int | None = None,
     within: tuple[Tensor, Tensor] | None = None,
-    pages: Tensor | None = None,
+    pages: Tensor | Pages | None = None,
     score_map: ScoreMap | None = None,
     key_map: KeyMap | None = None,
     impl: Impl = "auto",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from halu.attention.keys import Keys
 from halu.attention.maps import KeyMap, ScoreMap
+from halu.attention.pages import Pages
 from halu.errors import BadInput
 
 
@@ -47,7 +48,7 @@ class Inputs:
     mask: Tensor | None = None
     first: int | None = None
     within: tuple[Tensor, Tensor] | None = None
-    pages: Tensor | None = None
+    pages: Tensor | Pages | None = None
     score_map: ScoreMap | None = None
     key_map: KeyMap | None = None
 
@@ -59,7 +60,11 @@ class Inputs:
     @property
     def cached(self) -> Keys:
         """Keys and values, wherever they lie."""
-        return Keys(self.k, self.v, self.pages)
+        pages = self.pages
+        if isinstance(pages, Tensor):
+            stop = None if self.within is None else self.within[1]
+            pages = Pages(pages, self.k.shape[2], stop)
+        return Keys(self.k, self.v, pages)
 
     @property
     def table(self) -> Tensor:
@@ -72,15 +77,16 @@ class Inputs:
         Raises:
             BadInput: if they do not.
         """
-        q, k, v, labels, pages = self.q, self.k, self.v, self.labels, self.pages
+        q, k, v, labels, cached = self.q, self.k, self.v, self.labels, self.cached
         table = labels.edges if isinstance(labels, Spans) else labels
+        pages = None if cached.pages is None else cached.pages.table
         lanes = k.shape[0] if pages is None else pages.shape[0]
         told = {"q": q, "k": k, "v": v, "labels": table}
         told |= {} if pages is None else {"pages": pages}
         wide = (
             table.shape[1:] == (self.groups, 2)
             if isinstance(labels, Spans)
-            else table.shape[-1] == self.keys
+            else table.shape[-1] == cached.room
         )
         fits = (
             q.dim() == k.dim() == v.dim() == 4
@@ -88,7 +94,7 @@ class Inputs:
             and q.shape[0] == lanes == table.shape[0]
             and q.shape[-1] == k.shape[-1]
             and q.shape[1] % k.shape[1] == 0
-            and self.keys > 0
+            and cached.room > 0
             and wide
         )
         if not fits:

@@ -1,14 +1,15 @@
 """The keys and values of a batch, wherever they lie: in a row, or in pages of a pool that requests
 share.
 
-Letters: B batch, Hkv key heads, K keys, D head width, P pages, S slots of a page.
+Letters: B batch, Hkv key heads, K keys, D head width, S slots of a page, N visits.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from halu.attention.pages import Pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,33 +17,32 @@ class Keys:
     """What the queries of a batch can attend to.
 
     Attributes:
-        k: keys [B, Hkv, K, D], or a pool of pages [P, Hkv, S, D].
+        k: keys [B, Hkv, K, D], or a pool of pages [all pages, Hkv, S, D].
         v: values, like k.
-        pages: key j of row b is slot j % S of page pages[b, j // S], integers [B, K / S]; none: k
-            and v are no pool.
+        pages: which of the pool's pages are whose; none: k and v are no pool.
     """
 
     k: Tensor
     v: Tensor
-    pages: Tensor | None = None
+    pages: Pages | None = None
 
     @property
     def room(self) -> int:
         """K, which may be more than a row has filled."""
         size = self.k.shape[2]
-        return size if self.pages is None else size * self.pages.shape[1]
+        return size if self.pages is None else size * self.pages.table.shape[1]
 
     def rows(self, pick: slice | Tensor) -> "Keys":
         """Some rows of the batch."""
         if self.pages is None:
             return Keys(self.k[pick], self.v[pick])
-        return replace(self, pages=self.pages[pick])
+        return replace(self, pages=self.pages.rows(pick))
 
     def upto(self, count: int) -> "Keys":
         """The first `count` keys of every row, with pages as many whole pages as have them."""
         if self.pages is None:
             return Keys(self.k[:, :, :count], self.v[:, :, :count])
-        return replace(self, pages=self.pages[:, : -(-count // self.k.shape[2])])
+        return replace(self, pages=self.pages.upto(count))
 
     def stretch(self, index: int, span: slice) -> tuple[Tensor, Tensor]:
         """A stretch of one row's keys and values [1, Hkv, n, D]."""
@@ -54,64 +54,40 @@ class Keys:
         """Keys and values [B, Hkv, K, D], copied out of their pages."""
         if self.pages is None:
             return self.k, self.v
-        k, v = (t[self.pages.long()].transpose(1, 2).flatten(2, 3) for t in (self.k, self.v))
+        table = self.pages.table.long()
+        k, v = (t[table].transpose(1, 2).flatten(2, 3) for t in (self.k, self.v))
         return k, v
 
     def dot(self, q: Tensor) -> Tensor:
         """Products of queries [B, H, Q, D] and keys [B, H, Q, K], in float32; pages are multiplied
-        where they lie.
+        where they lie, and slots that nobody has filled give anything.
         """
         if self.pages is None:
             return _dot(q, self.k)
-        rows = []
-        for one, pages in zip(q, self.pages.tolist(), strict=True):
-            parts = [
-                _dot(one.expand(stop - start, -1, -1, -1), self._run(self.k, pages, start, stop))
-                for start, stop in _runs(pages)
-            ]
-            rows.append(torch.cat(parts).permute(1, 2, 0, 3).flatten(2))  # [H, Q, K]
-        return torch.stack(rows)
+        go, (rows, count) = self.pages.visits, self.pages.table.shape
+        each = q[go.rows]
+        parts = [_dot(each[a:b], self.k[page : page + b - a]) for a, b, page in go.runs]
+        x = q.new_zeros(rows, count, *q.shape[1:3], self.k.shape[2], dtype=torch.float32)
+        if parts:
+            x[go.rows, go.numbers] = torch.cat(parts)  # each [H, Q, S]
+        return x.permute(0, 2, 3, 1, 4).flatten(3)
 
-    def mix(self, p: Tensor, stop: Tensor | None = None) -> Tensor:
-        """Probabilities [B, H, R, K] times values [B, H, R, D], in float32.
-
-        Args:
-            p: probabilities.
-            stop: with pages: the values of a row from here on [B] are not read, since slots that
-                nobody has filled may hold anything; `p` must be zero there.
+    def mix(self, p: Tensor) -> Tensor:
+        """Probabilities [B, H, R, K] times values [B, H, R, D], in float32. Slots of pages that
+        nobody has filled are not read; `p` must be zero there.
         """
         if self.pages is None:
             return _mix(p, self.v)
-        stops = [self.room] * len(p) if stop is None else stop.clamp(0, self.room).tolist()
-        rows = zip(p, self.pages.tolist(), stops, strict=True)
-        return torch.stack([self._mixed(*row) for row in rows])
-
-    def _mixed(self, p: Tensor, pages: list[int], stop: int) -> Tensor:
-        """One row's: p [H, R, K] to [H, R, D]."""
-        size = self.v.shape[2]
-        whole, rest = divmod(stop, size)
-        cut = p.unflatten(-1, (-1, size)).permute(2, 0, 1, 3)  # [n, H, R, S]
-        out = torch.zeros(*p.shape[:2], self.v.shape[3], device=p.device)
-        for start, end in _runs(pages[:whole]):
-            out += _mix(cut[start:end], self._run(self.v, pages, start, end)).sum(0)
-        if rest:
-            last = self._run(self.v, pages, whole, whole + 1)
-            out += _mix(cut[whole : whole + 1, ..., :rest], last[:, :, :rest])[0]
-        return out
-
-    @staticmethod
-    def _run(pool: Tensor, pages: list[int], start: int, stop: int) -> Tensor:
-        """Pages that lie one after another in the pool, as they lie there."""
-        return pool[pages[start] : pages[start] + stop - start]
-
-
-def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
-    """Stretches [start, stop) of a row's pages that lie one after another in the pool, too."""
-    start = 0
-    for stop in range(1, len(pages) + 1):
-        if stop == len(pages) or pages[stop] != pages[stop - 1] + 1:
-            yield start, stop
-            start = stop
+        go = self.pages.visits
+        cut = p.unflatten(-1, (-1, self.v.shape[2])).permute(0, 3, 1, 2, 4)
+        cut = cut[go.rows, go.numbers]  # [N, H, R, S]
+        each = p.new_empty(*cut.shape[:3], self.v.shape[3])
+        for a, b, page in go.whole:
+            each[a:b] = _mix(cut[a:b], self.v[page : page + b - a])
+        for n, page, filled in go.part:
+            one = slice(page, page + 1)
+            each[n] = _mix(cut[n : n + 1, ..., :filled], self.v[one, :, :filled])[0]
+        return p.new_zeros(len(p), *each.shape[1:]).index_add_(0, go.rows, each)
 
 
 def _dot(q: Tensor, k: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ so what is freed is lost. It has a name of its own because a kernel can compute 
 masses and partial outputs back.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -26,7 +27,7 @@ Epilogue = Callable[[Tensor], Tensor | None]
 """From masses [..., H, Q, G] to each group's weight, of the same shape; none means 1."""
 
 TINY = 1e-30
-"""Groups whose mass is not above this cannot receive; the row then stays as it is."""
+"""Groups whose mass is below this cannot receive; the row then stays as it is."""
 CONDITIONS = 2
 """So many conditions fit into a table."""
 
@@ -44,18 +45,17 @@ class Factors(NamedTuple):
         give: e [..., 1, G].
         sums: what masses are multiplied with to get what is freed, what receives, and the
             conditions [..., G, 2 or 4].
-        gives_to_none: whether e is zero [..., 1, 1]; none: nowhere.
+        bounds: how large what receives and the conditions must be [..., 1, 1 or 3].
     """
 
     keep: Tensor
     give: Tensor
     sums: Tensor
-    gives_to_none: Tensor | None
+    bounds: Tensor
 
     def on(self, device: torch.device) -> "Factors":
         """The same on a device."""
-        none = None if self.gives_to_none is None else self.gives_to_none.to(device)
-        return Factors(self.keep.to(device), self.give.to(device), self.sums.to(device), none)
+        return Factors(*(table.to(device) for table in self))
 
 
 @dataclass(frozen=True)  # no slots: `factors` is kept
@@ -96,13 +96,9 @@ class Redistribution:
         own = self.on(mass.device).factors
         found = mass @ own.sums.to(mass)  # [..., H, Q, 2 or 4]
         freed, receiving = found[..., :1], found[..., 1:2]
-        met = receiving > TINY
-        if own.gives_to_none is not None:
-            met = met | own.gives_to_none
-        if found.shape[-1] > 2:
-            met = met & (found[..., 2:] >= 0).all(-1, keepdim=True)
-        weights = own.keep + own.give * (freed / receiving.clamp(min=TINY))
-        return torch.where(met, weights, 1.0)
+        met = (found[..., 1:] >= own.bounds).all(-1, keepdim=True)
+        share = freed / receiving.clamp(min=TINY)
+        return torch.where(met, torch.addcmul(own.keep, own.give, share), 1.0)
 
     @cached_property
     def factors(self) -> Factors:
@@ -112,8 +108,10 @@ class Redistribution:
         keep, give, *when = self.table.float().unsqueeze(-3).unbind(-2)
         conditions = when if any(bool(one.any()) for one in when) else []
         sums = torch.stack([1 - keep, give, *conditions], -1).squeeze(-3)
-        none = (give == 0).all(-1, keepdim=True)
-        return Factors(keep, give, sums, none if bool(none.any()) else None)
+        none = (give == 0).all(-1, keepdim=True)  # then nothing need receive
+        floor = torch.where(none, -math.inf, TINY)
+        bounds = torch.cat([floor, *(torch.zeros_like(floor) for _ in conditions)], -1)
+        return Factors(keep, give, sums, bounds)
 
     def on(self, device: torch.device) -> "Redistribution":
         """The same on a device, copied there once."""

@@ -68,7 +68,7 @@ def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         p, lse = softmax(x, seen)
         mass = masses(p, rows.member)
         split = rows.changes.values(p).unsqueeze(3) * rows.member.unsqueeze(2)  # [B, H, Q, G, K]
-        out = rows.mix(split.flatten(2, 3)).unflatten(2, (-1, inputs.groups))
+        out = rows.keys.mix(split.flatten(2, 3)).unflatten(2, (-1, inputs.groups))
         parts.append((mass, out, lse))
     mass, out, lse = (torch.cat(part, 2) for part in zip(*parts, strict=True))
     return mass, out, lse
@@ -79,11 +79,11 @@ def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
     parts = []
     rows = _Rows(inputs)
     for x, seen in rows.blocks():
-        p = torch.softmax(x, -1) if seen is None and rows.whole else softmax(x, seen)[0]
+        p = _probabilities(x, seen) if rows.hides else torch.softmax(x, -1)
         weights = None if epilogue is None else epilogue(masses(p, rows.member))
         if weights is not None:
             p = p * spread(weights, rows.member)
-        parts.append(rows.mix(rows.changes.values(p)))
+        parts.append(rows.keys.mix(rows.changes.values(p)))
     return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
@@ -127,7 +127,11 @@ def column_reference(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[
 
 
 class _Rows:
-    """Rows of probabilities of one call."""
+    """Rows of probabilities of one call.
+
+    Attributes:
+        hides: whether there may be a query that sees no key.
+    """
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
@@ -135,7 +139,8 @@ class _Rows:
         self.labels = inputs.table
         self.changes = Changes(inputs.score_map, inputs.key_map)
         self.member = members(self.labels, inputs.groups)
-        self.whole = inputs.score_map is None and inputs.key_map is None  # no map hides all keys
+        hiding = (inputs.mask, inputs.first, inputs.within, inputs.score_map, inputs.key_map)
+        self.hides = any(one is not None for one in hiding)
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Scores [B, H, q, K] of one block of queries after another, and where these may look;
@@ -145,11 +150,6 @@ class _Rows:
             q = self.inputs.q[:, :, start : start + BLOCK]
             x = self.changes.scores(self.keys.dot(q) * self.inputs.scale, self.labels)
             yield x, self._seen(start, x)
-
-    def mix(self, p: Tensor) -> Tensor:
-        """Probabilities [B, H, R, K] times values [B, H, R, D]."""
-        within = self.inputs.within
-        return self.keys.mix(p, None if within is None else within[1])
 
     def _seen(self, start: int, x: Tensor) -> Tensor | None:
         """Where the queries from `start` on may look."""
@@ -164,6 +164,13 @@ class _Rows:
         low, high = (edge[:, None] for edge in within)
         inside = ((position >= low) & (position < high))[:, None, None]
         return inside if seen is None else inside & seen
+
+
+def _probabilities(x: Tensor, seen: Tensor | None) -> Tensor:
+    """The first of `softmax`, sooner."""
+    if seen is not None:
+        x = torch.where(seen, x, float("-inf"))
+    return torch.where(torch.isneginf(x.amax(-1, keepdim=True)), 0.0, torch.softmax(x, -1))
 
 
 def _causal(first: int, x: Tensor) -> Tensor:

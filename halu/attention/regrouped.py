@@ -8,7 +8,7 @@ from halu.attention import KeyMap, weighted_attention
 from halu.attention.keys import Keys
 from halu.attention.reference import Changes, masses, members, scores, softmax, spread
 from halu.attention.regrouping import Regrouping
-from halu.attention.stacking import stacked_epilogues, stacked_maps
+from halu.attention.stacking import Stack
 from halu.attention.trace import Trace
 
 
@@ -23,6 +23,7 @@ def regrouped(
     *,
     within: tuple[Tensor, Tensor] | None = None,
     first: int | None = None,
+    stack: Stack | None = None,
 ) -> Tensor:
     """Head outputs [n, H, Q, D] of rows under their own regroupings.
 
@@ -36,7 +37,9 @@ def regrouped(
         key_map: changes key by key, of all rows.
         within: keys [start, stop) that each row sees, [n] each; none: all.
         first: for a causal prompt the position of the first query.
+        stack: of the layers that share it.
     """
+    stack = stack or Stack()
     groups = max(row.groups for row in rows)
     return weighted_attention(
         q,
@@ -45,11 +48,11 @@ def regrouped(
         labels,
         groups,
         scale=scale,
-        epilogue=stacked_epilogues(layer, rows, groups, q),
+        epilogue=stack.epilogue(layer, rows, groups, q),
         within=within,
         first=first,
         pages=keys.pages,
-        score_map=stacked_maps(layer, rows, groups, q),
+        score_map=stack.score_map(layer, rows, groups, q),
         key_map=key_map,
     )
 

@@ -1,6 +1,7 @@
 """The tables of several rows of a batch as one, whatever groups and keys each of them has."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -8,18 +9,54 @@ from torch import Tensor
 from halu.attention import Epilogue, KeyMap, Redistribution, ScoreMap
 from halu.attention.regrouping import Regrouping
 
+Made = TypeVar("Made")
 
-def stacked_maps(layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor) -> ScoreMap | None:
-    """The rows' score maps [n, H, G]; identity where a row or a group has none."""
-    found = [row.score_map(layer) for row in rows]
-    if all(m is None for m in found):
-        return None
-    if len(rows) == 1 and found[0] is not None:
+
+class Stack:
+    """Score maps and epilogues of several rows as one. What several layers share is made once, for
+    as long as the stack lives.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], tuple[Sequence[object], Any]] = {}
+
+    def score_map(
+        self, layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor
+    ) -> ScoreMap | None:
+        """The rows' score maps [n, H, G]; identity where a row or a group has none."""
+        found = [row.score_map(layer) for row in rows]
+        if all(m is None for m in found):
+            return None
+        return self._once(found, lambda: _stacked_maps(found, groups, q))
+
+    def epilogue(
+        self, layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor
+    ) -> Epilogue | None:
+        """The rows' epilogues as one: a closed form if all that there are have a closed form."""
+        found = [row.epilogue(layer) for row in rows]
+        if all(own is None for own in found):
+            return None
+        if any(own is not None and not isinstance(own, Redistribution) for own in found):
+            return lambda mass: _row_by_row(found, mass)
+        closed = [own for own in found if own is None or isinstance(own, Redistribution)]
+        return self._once(closed, lambda: _stacked_closed(closed, groups, q))
+
+    def _once(self, parts: Sequence[object], make: Callable[[], Made]) -> Made:
+        """What was made of these very parts, which are kept, so that no other gets their id."""
+        key = tuple(map(id, parts))
+        if key not in self._known:
+            self._known[key] = (parts, make())
+        made: Made = self._known[key][1]
+        return made
+
+
+def _stacked_maps(found: Sequence[ScoreMap | None], groups: int, q: Tensor) -> ScoreMap:
+    if len(found) == 1 and found[0] is not None:
         return found[0].on(q.device)
     neutral = (1.0, 1.0, 0.0)
 
     def table(index: int) -> Tensor:
-        out = torch.full((len(rows), q.shape[1], groups), neutral[index], device=q.device)
+        out = torch.full((len(found), q.shape[1], groups), neutral[index], device=q.device)
         for row, score_map in enumerate(found):
             if score_map is not None:
                 there = score_map.on(out.device)
@@ -30,16 +67,9 @@ def stacked_maps(layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor)
     return ScoreMap(table(0), table(1), table(2))
 
 
-def stacked_epilogues(
-    layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor
-) -> Epilogue | None:
-    """The rows' epilogues as one: a closed form if all rows that have one have a closed form."""
-    found = [row.epilogue(layer) for row in rows]
-    if all(own is None for own in found):
-        return None
-    if any(own is not None and not isinstance(own, Redistribution) for own in found):
-        return lambda mass: _row_by_row(found, mass)
-    closed = [own for own in found if own is None or isinstance(own, Redistribution)]
+def _stacked_closed(
+    closed: Sequence[Redistribution | None], groups: int, q: Tensor
+) -> Redistribution:
     if len(closed) == 1 and closed[0] is not None:
         return closed[0].on(q.device)
     neutral = Redistribution.neutral(groups)

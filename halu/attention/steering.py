@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from halu.attention import choice
+from halu.attention.head_scaling import head_factors
 from halu.attention.keys import Keys
-from halu.attention.placed import indices, placed
+from halu.attention.placed import indices
 from halu.attention.prompt_rows import prompt_outputs
 from halu.attention.regrouped import record, regrouped
-from halu.attention.stacking import stacked, stacked_keys
+from halu.attention.stacking import Stack, stacked, stacked_keys
 from halu.attention.steered import Steered
 
 Plain = Callable[[Tensor], Tensor]
@@ -57,6 +58,7 @@ class Steering:
         self.stop = stop
         self.held: list[Tensor] = []
         self._edges: tuple[Tensor, Tensor] | None = None
+        self._stack = Stack()
 
     def read(self, layer: int, hidden: Tensor) -> Tensor:
         """Shows the residual streams [B, T, D] that enter a layer to the policies that ask for
@@ -145,13 +147,11 @@ class Steering:
             out[others] = plain(every if isinstance(others, slice) else others)
         if changed:
             self._regrouped(layer, changed, q, keys, scale, out)
+        for which, factors in head_factors(layer, self.rows, out, self._blame):
+            out[self._pick(which, q.device)] *= factors[..., None, None]
         for index, row in enumerate(self.rows):
             one = slice(index, index + 1)
             try:
-                for policy in row.policies:
-                    factor = policy.head_scale(layer, None)
-                    if factor is not None:
-                        out[index] *= placed(factor, out.device).to(out)[:, None, None]
                 if row.trace is not None:
                     own, _ = keys.stretch(index, self._span(index))
                     record(layer, row.trace, row.regrouping, q[one], own, scale)
@@ -215,6 +215,7 @@ class Steering:
             stacked(labels, q.shape[1], room, 0),
             stacked_keys(maps, q.shape[1], room),
             within=self._within(index, room, device),
+            stack=self._stack,
         )
 
     def _within(

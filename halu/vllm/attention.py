@@ -1,9 +1,9 @@
 """vLLM's attention backends with the steered rows recomputed.
 
-The native call comes first, for the whole batch. Rows of requests on which a policy acts are then
-taken from it and handed to the same code that runs under transformers: generated tokens' with the
-paged cache as it is, prompts' with a copy of their part. A batch without such rows pays one
-comparison.
+The native call comes first, for the whole batch, unless the policies leave nothing of it. Rows of
+requests on which a policy acts are then taken from it and handed to the same code that runs under
+transformers: generated tokens' with the paged cache as it is, prompts' with a copy of their part.
+A batch without such rows pays one comparison.
 """
 
 from typing import Any
@@ -18,6 +18,7 @@ from vllm.v1.attention.backends.cpu_attn import (
 )
 
 from halu.attention.keys import Keys
+from halu.attention.pages import Pages
 from halu.errors import Failed
 from halu.vllm.table import Table
 
@@ -51,13 +52,17 @@ class SteeredImpl:
         table, scale = self.table, self.scale  # type: ignore[attr-defined]  # the backend's
         if table is not None and table.aside:
             return _aside(table, self.number, (query, key, value), output, scale)
-        found: Tensor = super().forward(  # type: ignore[misc]  # the backend's
-            layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
-        )
-        if table is not None and table.rows and attn_metadata is not None:
-            keys = Keys(*self.pools(kv_cache), attn_metadata.block_table)
-            table.attend(self.number, query, output, keys, scale)
-        return found
+        steered = table is not None and bool(table.rows) and attn_metadata is not None
+        if table is not None and steered and table.replaces(self.number, output):
+            output.zero_()
+        else:
+            super().forward(  # type: ignore[misc]  # the backend's
+                layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs
+            )
+        if table is not None and steered:
+            pages = Pages(attn_metadata.block_table, kv_cache.shape[2])
+            table.attend(self.number, query, output, Keys(*self.pools(kv_cache), pages), scale)
+        return output
 
     @staticmethod
     def pools(cache: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,7 +124,7 @@ def check_layout(layer: Any) -> None:
     impl.do_kv_cache_update(layer, k, v, own, slots)
     table = torch.tensor([[0, 1]], device=cache.device)
     pools: tuple[Tensor, Tensor] = impl.pools(own)
-    read = Keys(*pools, table).stretch(0, slice(0, size + 3))
+    read = Keys(*pools, Pages(table, size)).stretch(0, slice(0, size + 3))
     if not all(map(torch.equal, read, (k.transpose(0, 1)[None], v.transpose(0, 1)[None]))):
         raise Failed(f"This build's {type(impl).__name__} orders its cache in an unknown way.")
 

@@ -5,10 +5,9 @@ what the heads of the others are multiplied.
 from collections.abc import Sequence
 from operator import is_
 
-import torch
 from torch import Tensor
 
-from halu.attention.placed import placed
+from halu.attention.head_scaling import head_factors
 from halu.attention.steered import Steered
 
 
@@ -17,18 +16,16 @@ class Split:
 
     Attributes:
         keyed: tokens for which something depends on keys and values, by number.
+        changed: whether the attention of all tokens changes, and none looks at it as it was.
         scaled: for the others, turn by turn, which are multiplied, and by which factors [n, H, 1].
     """
 
     def __init__(self, layer: int, steered: Sequence[Steered], out: Tensor) -> None:
         self.keyed = [n for n, one in enumerate(steered) if _keys_matter(layer, one)]
-        factors = {
-            n: _factors(layer, one, out) for n, one in enumerate(steered) if n not in self.keyed
-        }
-        self.scaled: list[tuple[list[int], Tensor]] = []
-        for turn in range(max(map(len, factors.values()), default=0)):
-            which = [n for n, own in factors.items() if turn < len(own)]
-            self.scaled.append((which, torch.stack([factors[n][turn] for n in which])[..., None]))
+        self.changed = all(_attention_changes(layer, one) for one in steered)
+        others = [n for n in range(len(steered)) if n not in self.keyed]
+        turns = head_factors(layer, [steered[n] for n in others], out, Steered.fail)
+        self.scaled = [([others[n] for n in which], each[..., None]) for which, each in turns]
 
 
 class Splits:
@@ -67,13 +64,10 @@ def _keys_matter(layer: int, steering: Steered) -> bool:
         return True
 
 
-def _factors(layer: int, steering: Steered, out: Tensor) -> list[Tensor]:
-    """The policies' factors [H] of head outputs [N, H, D]."""
+def _attention_changes(layer: int, steering: Steered) -> bool:
+    """Whether nothing is left of the attention that there is without policies."""
     try:
-        found = [policy.head_scale(layer, None) for policy in steering.policies]
-        return [
-            placed(one, out.device).to(out).expand(out.shape[1]) for one in found if one is not None
-        ]
-    except Exception as error:
-        steering.fail(error)
-        return []
+        looks = steering.curious(layer) or steering.trace is not None
+        return not looks and steering.regrouping.changes(layer)
+    except Exception:  # as above
+        return False

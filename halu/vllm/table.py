@@ -3,12 +3,13 @@ layers' hooks during it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from halu.attention.keys import Keys
+from halu.attention.pages import Pages
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.vllm.newest import Splits
@@ -48,7 +49,8 @@ class Rows:
 
     @property
     def _reads(self) -> bool:
-        return any(policy.reads != "none" for policy in self.steering.policies)
+        wanted = {"all", "prompt"} if self.prompt else {"all"}
+        return any(policy.reads in wanted for policy in self.steering.policies)
 
     def alone(self) -> Steering:
         """The steering of this request's rows by themselves."""
@@ -62,15 +64,13 @@ class Together:
 
     Attributes:
         steering: theirs, for all layers of this forward.
-        requests: which ones of the batch they are of.
+        pages: theirs, likewise.
         places: their rows in it.
-        longest: how many keys the longest has.
     """
 
     steering: Steering
-    requests: Tensor
-    places: Tensor
-    longest: int
+    pages: Pages
+    places: slice | list[int]
 
 
 class Table:
@@ -99,6 +99,12 @@ class Table:
         if self._tokens:
             self._splits.begin([each.steering for each in self._tokens])
 
+    def replaces(self, layer: int, out: Tensor) -> bool:
+        """Whether in a layer all head outputs [N, H, D] will be replaced, whatever they are."""
+        if self._prompts or len(self._tokens) < len(out):
+            return False
+        return self._splits.of(layer, out).changed
+
     def attend(self, layer: int, q: Tensor, out: Tensor, keys: Keys, scale: float) -> None:
         """Replaces head outputs [N, H, D] of those rows whose attention is steered.
 
@@ -118,8 +124,9 @@ class Table:
         if self._tokens:
             split = self._splits.of(layer, out)
             if split.keyed:
-                those = self._those(tuple(split.keyed), q.device)
-                _attend_tokens(layer, those, q, out, keys, scale)
+                assert keys.pages is not None
+                those = self._those(tuple(split.keyed), keys.pages)
+                _attend_tokens(layer, those, q, out, replace(keys, pages=those.pages), scale)
             for which, factors in split.scaled:
                 out[_places([self._tokens[n].start for n in which])] *= factors
 
@@ -138,15 +145,19 @@ class Table:
                 if residual is not None:
                     residual[own] = 0
 
-    def _those(self, which: tuple[int, ...], device: torch.device) -> Together:
-        """Some of the tokens; layers that ask for the same ones share them."""
+    def _those(self, which: tuple[int, ...], pages: Pages) -> Together:
+        """Some of the tokens, and their part of the batch's pages; layers that ask for the same
+        ones share them.
+        """
         if which not in self._together:
-            rows = [self._tokens[n] for n in which]
+            device, rows = pages.table.device, [self._tokens[n] for n in which]
             lengths = [each.before + 1 for each in rows]
             steering = Steering([each.steering for each in rows], lengths, prefill=False)
             requests = torch.tensor([each.number for each in rows], device=device)
-            places = torch.tensor([each.start for each in rows], device=device)
-            self._together[which] = Together(steering, requests, places, max(lengths))
+            own = pages.rows(requests).upto(max(lengths))
+            filled = torch.tensor(lengths, dtype=torch.int32, device=device)
+            places = _places([each.start for each in rows])
+            self._together[which] = Together(steering, replace(own, stop=filled), places)
         return self._together[which]
 
 
@@ -164,8 +175,7 @@ def _places(rows: list[int]) -> slice | list[int]:
 def _attend_tokens(
     layer: int, those: Together, q: Tensor, out: Tensor, keys: Keys, scale: float
 ) -> None:
-    seen = keys.rows(those.requests).upto(those.longest)
     plain = out[those.places][:, :, None]  # [n, H, 1, D]
     queries = q[those.places][:, :, None]
-    mixed = those.steering.attend(layer, queries, seen, scale, plain.__getitem__)
+    mixed = those.steering.attend(layer, queries, keys, scale, plain.__getitem__)
     out[those.places] = mixed[:, :, 0]

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from halu.attention import ScoreMap
 from halu.attention.keys import Keys
+from halu.attention.pages import Pages
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.layout import Layout
@@ -42,6 +44,32 @@ class Keyed(AttentionPolicy):
         self.seen.append(x.shape[-1])
 
 
+class Changed(AttentionPolicy):
+    """Halves all scores in layer 0."""
+
+    settled = True
+    groups = 2
+
+    def labels(self, layer: int) -> Tensor | None:
+        return torch.zeros(4, dtype=torch.int64) if layer == 0 else None
+
+    def score_map(self, layer: int) -> ScoreMap:
+        return ScoreMap(torch.full((2,), 0.5), torch.full((2,), 0.5), torch.zeros(2))
+
+
+class Both(Keyed, Changed):
+    """Looks, and changes."""
+
+
+class Broken(Changed):
+    """Cannot say whether it changes anything."""
+
+    settled = False
+
+    def labels(self, layer: int) -> Tensor | None:
+        raise ValueError("broken")
+
+
 def steered(*policies: AttentionPolicy) -> Steered:
     return Steered(Layout(4), policies)
 
@@ -55,7 +83,7 @@ def forward(table: Table, rows: Sequence[tuple[int, Steered]]) -> Tensor:
     pool = torch.ones(1, HEADS, 4, WIDTH)
     table.show([Rows(one, row, row, row + 1, before=6) for row, one in rows])
     out = torch.ones(4, HEADS, WIDTH)
-    table.attend(0, torch.ones(4, HEADS, WIDTH), out, Keys(pool, pool, pages), 1.0)
+    table.attend(0, torch.ones(4, HEADS, WIDTH), out, Keys(pool, pool, Pages(pages, 4)), 1.0)
     table.show(())
     return out[:, :, 0]
 
@@ -98,6 +126,24 @@ def test_who_needs_keys_is_shown_them_beside_who_does_not() -> None:
     assert out[1].tolist() == [2.0] * 2
     assert out[0].tolist() == out[2].tolist() == out[3].tolist() == [1.0] * 2
     assert looks.seen == [7, 7]
+
+
+def test_stock_attention_is_not_needed_only_where_nothing_of_it_stays() -> None:
+    one, other, looks = steered(Changed()), steered(Changed(), Scaled(None)), steered(Both())
+
+    def replaced(*rows: Rows, layer: int = 0, of: int = 2) -> bool:
+        table = Table()
+        table.show(rows)
+        return table.replaces(layer, torch.ones(of, HEADS, WIDTH))
+
+    first, second = Rows(one, 0, 0, 1, before=6), Rows(other, 1, 1, 2, before=6)
+    assert replaced(first, second)
+    assert not replaced(first, second, layer=1)
+    assert not replaced(first, second, of=3)
+    assert not replaced(first)
+    assert not replaced(Rows(one, 0, 0, 2, before=2))  # a prompt's
+    for stays in (looks, steered(Scaled(None)), steered(), steered(Broken())):
+        assert not replaced(first, Rows(stays, 1, 1, 2, before=6))
 
 
 @pytest.mark.parametrize("wrong", [torch.ones(HEADS + 1), torch.ones(2, 2), "two"])

@@ -21,6 +21,7 @@ def source(inputs: Inputs) -> Source:
     labels, maps, keyed = inputs.labels, inputs.score_map, inputs.key_map
     lanes, heads = inputs.q.shape[:2]
     start, stop = inputs.within or (None, None)
+    pages = inputs.cached.pages
     if isinstance(labels, Spans):
         table = rows_of(labels.edges.to(torch.int32).unsqueeze(1).contiguous())
     else:
@@ -40,7 +41,7 @@ def source(inputs: Inputs) -> Source:
         labels=table,
         **dict(zip(("up", "down", "shift"), by_group, strict=True)),
         **dict(zip(("factor", "bias", "gain"), by_key, strict=True)),
-        pages=None if inputs.pages is None else Rows(inputs.pages, inputs.pages.stride(0), 0, 0),
+        pages=None if pages is None else Rows(pages.table, pages.table.stride(0), 0, 0),
         start=start,
         stop=stop,
         scale=float(inputs.scale * LOG2E.value),

@@ -200,5 +200,5 @@ def redistributed(
     freed = tl.sum((1 - keep) * mass, 0)
     receiving = tl.sum(give * mass, 0)
     lost = tl.sum((give != 0).to(tl.int32), 0) == 0
-    met = (first >= 0) & (second >= 0) & (lost | (receiving > 1e-30))
+    met = (first >= 0) & (second >= 0) & (lost | (receiving >= 1e-30))
     return tl.where(met, keep + give * freed / tl.maximum(receiving, 1e-30), 1.0)

@@ -71,10 +71,10 @@ class Suppress(AttentionPolicy):
 
     def look(self, layer: int, x: Tensor) -> None:
         """Judges the heads by their scores [H, K]."""
-        looks = x.new_zeros(len(x))
+        towards = x.new_zeros(len(x))
         for image in self.images:
-            looks += x[:, image.start : image.stop].sum(-1)
-        kept = looks.topk(int(self.params.rho * len(x))).indices
+            towards += x[:, image.start : image.stop].sum(-1)
+        kept = towards.topk(int(self.params.rho * len(x))).indices
         self._scale[layer] = x.new_full((len(x),), self.params.epsilon).index_fill(0, kept, 1.0)
 
     def head_scale(self, layer: int, last: Tensor | None) -> Tensor | None:

@@ -14,15 +14,14 @@ from importlib.resources import files
 from math import exp
 from pathlib import Path
 from re import sub
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from pydantic import Field, JsonValue, ValidationError
 
 from halu.claims import Claim
-from halu.detector import DetectorContext, Images
 from halu.errors import Failed
 from halu.folder import folder
-from halu.types import Answer, Finding, Record
+from halu.types import Finding, Record
 
 FILE = "calibration.json"
 
@@ -33,16 +32,6 @@ class Measured(NamedTuple):
     claim: Claim
     features: dict[str, float]
     evidence: dict[str, JsonValue]
-
-
-class Measures(Protocol):
-    """A detector whose score is a curve of measurements."""
-
-    def measure(self, answer: Answer, images: Images, asked: DetectorContext) -> list[Measured]:
-        """The measurements of each claim that it has an opinion on."""
-
-    def rests_on(self, answer: Answer, asked: DetectorContext) -> str:
-        """The model that its measurements come from, for which its curve must be fitted."""
 
 
 class Term(Record):

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -50,16 +50,6 @@ class Entry:
     image: Image.Image
     caption: str
     region: bool = False
-
-
-class Retriever(Protocol):
-    """Finds captions by a picture; ARA knows no more of an index than this."""
-
-    def search(self, image: Image.Image, k: int, *, regions: bool = False) -> list[Found]:
-        """The k best different captions of whole pictures, or of regions, the best first."""
-
-    def alike(self, text: str, others: Sequence[str]) -> list[float]:
-        """How alike a text is to each of the others."""
 
 
 @dataclass(frozen=True)

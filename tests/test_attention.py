@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from halu.attention import Epilogue, Grouped, ScoreMap, grouped_attention, merge
+from halu.attention.boost import Boost
 from halu.attention.keys import Keys
 from halu.attention.policy import AttentionPolicy, Stacked
+from halu.attention.regrouping import Regrouping
+from halu.attention.stacking import Stack
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.errors import BadInput, Unavailable
@@ -560,6 +563,19 @@ def test_head_scales_see_the_last_row_weighted_but_not_scaled() -> None:
     assert torch.allclose(found[0], both, atol=1e-5)
     steer([Steered(LAYOUT, (first,))], [LENGTH + 1], *qkv(1, LENGTH + 1), prefill=False)
     assert first.last[1:] == [None]
+
+
+def test_what_layers_share_is_made_once_for_each_number_of_groups() -> None:
+    """A row goes with others in one layer that it does not meet in the next."""
+    boost = Boost(torch.arange(LENGTH) % 2, [0.5], range(2), rows="all")
+    one, none = Steered(LAYOUT, (boost,)).regrouping, Regrouping((), (), LENGTH)
+    q, stack = torch.zeros(2, 4, 1, 8), Stack()
+    narrow, again = (stack.score_map(layer, [one, none], 2, q) for layer in range(2))
+    wide = stack.score_map(1, [one, none], 3, q)
+    assert narrow is again is not None
+    assert narrow.up[:, 0].tolist() == [[1.0, 1.5], [1.0, 1.0]]
+    assert wide is not None
+    assert wide.up[:, 0].tolist() == [[1.0, 1.5, 1.0], [1.0, 1.0, 1.0]]
 
 
 def test_a_silent_layer_is_plain() -> None:

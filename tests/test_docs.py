@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "halu.adapters": (
         "attention errors hub layout models prompt strategy tally torchvision_shim types"
     ),
-    "halu.grounding": "errors hub images layout models registry scenes torchvision_shim types",
+    "halu.grounding": "errors hub models scenes torchvision_shim",
     "halu.decoders": (
         "attention claims constants conversation correcting detector drafting endpoint errors"
         " finishing grounding labelling layers layout prompt regions retrieval rules search"
@@ -31,13 +31,13 @@ MAY_IMPORT = {
     "halu.detector": "conversation errors images registry types",
     "halu.labelling": "claims detector",
     "halu.logistic": "claims detector errors folder types",
-    "halu.detectors": "claims detector errors grounding images logistic types",
+    "halu.detectors": "claims detector errors grounding logistic types",
     "halu.eval": (
         "claims detector endpoint engine errors examining images registry scenes types vlm weights"
     ),
     "halu.service": (
-        "batch catalogue detector engine errors examining images models planning registry"
-        " strategy tally types values vllm vlm weights"
+        "batch catalogue detector engine errors examining images models planning strategy tally"
+        " types values vllm weights"
     ),
 }
 # Nobody below these imports them.

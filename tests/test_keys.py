@@ -11,6 +11,7 @@ from torch import Tensor
 from halu.attention import Spans, grouped_attention, weighted_attention
 from halu.attention.keys import Keys
 from halu.attention.pages import Pages, runs
+from halu.errors import BadInput
 
 LANES, HEADS, SIZE, WIDTH, COUNT = 3, 2, 4, 6, 11
 PAGES = torch.tensor([[5, 0, 7], [2, 8, 1], [3, 6, 4]], dtype=torch.int32)
@@ -88,12 +89,45 @@ def test_neighbouring_pages_are_multiplied_at_once() -> None:
 def test_a_pool_is_visited_from_front_to_back_whoever_has_a_page() -> None:
     """A shared page comes a second time, and pages that a row has not come to yet not at all."""
     table = torch.tensor([[7, 3, 4], [7, 5, 0]])
-    go = Pages(table, SIZE, torch.tensor([11, 8])).visits
-    assert table[go.rows, go.numbers].tolist() == [3, 4, 5, 7, 7]
-    assert go.rows.tolist() == [0, 0, 1, 0, 1]
-    assert go.runs == [(0, 3, 3), (3, 4, 7), (4, 5, 7)]
-    assert go.whole == [(0, 1, 3), (2, 3, 5), (3, 4, 7), (4, 5, 7)]
-    assert go.part == [(1, 4, 3)]
+    way = Pages(table, SIZE, torch.tensor([11, 8])).way
+    assert table[way.rows, way.numbers].tolist() == [3, 4, 5, 7, 7]
+    assert way.rows.tolist() == [0, 0, 1, 0, 1]
+    assert way.runs == [(0, 3, 3), (3, 4, 7), (4, 5, 7)]
+    assert way.whole == [(0, 1, 3), (2, 3, 5), (3, 4, 7), (4, 5, 7)]
+    assert way.part == [1]
+    assert way.visits[1] == (0, 4, 0, 2, 3)
+
+
+@pytest.mark.parametrize("lanes", [0, 2])
+def test_rows_that_have_filled_nothing_get_zeros(lanes: int) -> None:
+    stop = torch.zeros(lanes, dtype=torch.int32)
+    k = torch.full((9, HEADS, SIZE, WIDTH), math.nan)
+    none = Keys(k, k, Pages(PAGES[:lanes], SIZE, stop))
+    assert none.dot(torch.ones(lanes, HEADS, 1, WIDTH)).shape == (lanes, HEADS, 1, none.room)
+    mixed = none.mix(torch.zeros(lanes, HEADS, 1, none.room))
+    assert torch.equal(mixed, torch.zeros(lanes, HEADS, 1, WIDTH))
+    if lanes:
+        q, labels = torch.ones(lanes, HEADS, 1, WIDTH), torch.zeros(lanes, none.room).long()
+        how: dict[str, Any] = {"scale": 1.0, "epilogue": None, "within": (stop, stop)}
+        for pages in (PAGES[:lanes], Pages(PAGES[:lanes], SIZE)):
+            out = weighted_attention(q, k, k, labels, 1, pages=pages, **how)
+            assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_pages_of_another_size_are_refused() -> None:
+    k = torch.zeros(9, HEADS, SIZE, WIDTH)
+    labels = torch.zeros(LANES, 6).long()
+    with pytest.raises(BadInput, match="Shapes do not fit"):
+        weighted_attention(
+            torch.ones(LANES, HEADS, 1, WIDTH),
+            k,
+            k,
+            labels,
+            1,
+            scale=1.0,
+            epilogue=None,
+            pages=Pages(PAGES, 2),
+        )
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

@@ -1,11 +1,12 @@
 """Attention by key group: the one primitive on which every attention policy stands.
 
-`grouped_attention` reads K and V once and returns, per query and head, the softmax mass of each key
-group and the partial output of each group. Plain attention is the sum of the partial outputs. A
-policy changes scores by group (a score map: PAI, FIA, VAF), changes scores or values by key (a key
-map: HGAI, SID, SPARC), or weighs the partial outputs by functions of the masses (an epilogue: VAR,
-ZeroTuning, AD-HH, ACT). `weighted_attention` is the same with the epilogue
-inside, so that an implementation need not keep the partial outputs.
+`grouped_attention` says what it is, for whoever wants the parts: it reads K and V once and returns,
+per query and head, the softmax mass of each key group and the partial output of each group. Plain
+attention is the sum of the partial outputs. A policy changes scores by group (a score map: PAI,
+FIA, VAF), changes scores or values by key (a key map: HGAI, SID, SPARC), or weighs the partial
+outputs by functions of the masses (an epilogue: VAR, ZeroTuning, AD-HH, ACT).
+`weighted_attention`, through which all steered rows go, is the same with the epilogue inside, so
+that an implementation need not keep the partial outputs.
 
 `impl` says how: "reference" is the specification, in torch, on any device; "triton" are kernels
 (`halu/attention/triton`); "auto" is what `halu/attention/choice.py` says of the device.

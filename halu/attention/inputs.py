@@ -3,7 +3,7 @@
 Letters: B batch, H query heads, Hkv key heads, G key groups, Q queries, K keys, D head width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,8 +62,9 @@ class Inputs:
         """Keys and values, wherever they lie."""
         pages = self.pages
         if isinstance(pages, Tensor):
-            stop = None if self.within is None else self.within[1]
-            pages = Pages(pages, self.k.shape[2], stop)
+            pages = Pages(pages, self.k.shape[2])
+        if pages is not None and pages.stop is None and self.within is not None:
+            pages = replace(pages, stop=self.within[1])
         return Keys(self.k, self.v, pages)
 
     @property
@@ -94,6 +95,7 @@ class Inputs:
             and q.shape[0] == lanes == table.shape[0]
             and q.shape[-1] == k.shape[-1]
             and q.shape[1] % k.shape[1] == 0
+            and (cached.pages is None or cached.pages.size == k.shape[2])
             and cached.room > 0
             and wide
         )

@@ -1,7 +1,8 @@
 """The keys and values of a batch, wherever they lie: in a row, or in pages of a pool that requests
 share.
 
-Letters: B batch, Hkv key heads, K keys, D head width, S slots of a page, N visits.
+Letters: B batch, H query heads, Hkv key heads, Q queries, R rows of probabilities, K keys, D head
+width, S slots of a page, N visits.
 """
 
 from dataclasses import dataclass, replace
@@ -29,8 +30,7 @@ class Keys:
     @property
     def room(self) -> int:
         """K, which may be more than a row has filled."""
-        size = self.k.shape[2]
-        return size if self.pages is None else size * self.pages.table.shape[1]
+        return self.k.shape[2] if self.pages is None else self.pages.room
 
     def rows(self, pick: slice | Tensor) -> "Keys":
         """Some rows of the batch."""
@@ -64,10 +64,10 @@ class Keys:
         """
         if self.pages is None:
             return _dot(q, self.k)
-        go, (rows, count) = self.pages.visits, self.pages.table.shape
+        go, (rows, count) = self.pages.way, self.pages.table.shape
         each = q[go.rows]
         parts = [_dot(each[a:b], self.k[page : page + b - a]) for a, b, page in go.runs]
-        x = q.new_zeros(rows, count, *q.shape[1:3], self.k.shape[2], dtype=torch.float32)
+        x = q.new_zeros(rows, count, *q.shape[1:3], self.pages.size, dtype=torch.float32)
         if parts:
             x[go.rows, go.numbers] = torch.cat(parts)  # each [H, Q, S]
         return x.permute(0, 2, 3, 1, 4).flatten(3)
@@ -78,15 +78,15 @@ class Keys:
         """
         if self.pages is None:
             return _mix(p, self.v)
-        go = self.pages.visits
-        cut = p.unflatten(-1, (-1, self.v.shape[2])).permute(0, 3, 1, 2, 4)
+        go = self.pages.way
+        cut = p.unflatten(-1, (-1, self.pages.size)).permute(0, 3, 1, 2, 4)
         cut = cut[go.rows, go.numbers]  # [N, H, R, S]
         each = p.new_empty(*cut.shape[:3], self.v.shape[3])
         for a, b, page in go.whole:
             each[a:b] = _mix(cut[a:b], self.v[page : page + b - a])
-        for n, page, filled in go.part:
-            one = slice(page, page + 1)
-            each[n] = _mix(cut[n : n + 1, ..., :filled], self.v[one, :, :filled])[0]
+        for n in go.part:
+            _, page, *_, filled = go.visits[n]
+            each[n] = _mix(cut[n : n + 1, ..., :filled], self.v[page : page + 1, :, :filled])[0]
         return p.new_zeros(len(p), *each.shape[1:]).index_add_(0, go.rows, each)
 
 

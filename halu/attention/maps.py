@@ -18,7 +18,7 @@ class ScoreMap:
     key's group.
 
     phi_g(x) = up_g max(x, 0) + down_g min(x, 0) + bias_g; the identity is (1, 1, 0). x + a|x| is
-    (1 + a, 1 - a, 0). Tensors [G], [H, G] or [B, H, G] of finite numbers.
+    (1 + a, 1 - a, 0). Tensors [G], [H, G] or [B, H, G]. A bias of -inf hides the group.
     """
 
     up: Tensor

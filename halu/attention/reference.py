@@ -52,12 +52,14 @@ def scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return Keys(k, k).dot(q) * scale
 
 
-def softmax(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Probabilities [B, H, Q, K] and log-sum-exp [B, H, Q]; a query that sees nothing: zeros."""
-    if mask is not None:
-        x = x.masked_fill(~mask, float("-inf"))
-    lse = torch.logsumexp(x, -1)
-    return torch.exp(x - lse.clamp(min=torch.finfo(lse.dtype).min).unsqueeze(-1)), lse
+def probabilities(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax [B, H, Q, K] over the keys that a query sees; one that sees none: zeros."""
+    x = _masked(x, mask)
+    return torch.where(torch.isneginf(x.amax(-1, keepdim=True)), 0.0, torch.softmax(x, -1))
+
+
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else torch.where(mask, x, float("-inf"))
 
 
 def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,11 +67,11 @@ def grouped_reference(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     parts = []
     rows = _Rows(inputs)
     for x, seen in rows.blocks():
-        p, lse = softmax(x, seen)
+        p = probabilities(x, seen)
         mass = masses(p, rows.member)
         split = rows.changes.values(p).unsqueeze(3) * rows.member.unsqueeze(2)  # [B, H, Q, G, K]
         out = rows.keys.mix(split.flatten(2, 3)).unflatten(2, (-1, inputs.groups))
-        parts.append((mass, out, lse))
+        parts.append((mass, out, torch.logsumexp(_masked(x, seen), -1)))
     mass, out, lse = (torch.cat(part, 2) for part in zip(*parts, strict=True))
     return mass, out, lse
 
@@ -79,7 +81,7 @@ def weighted_reference(inputs: Inputs, epilogue: Epilogue | None) -> Tensor:
     parts = []
     rows = _Rows(inputs)
     for x, seen in rows.blocks():
-        p = _probabilities(x, seen) if rows.hides else torch.softmax(x, -1)
+        p = probabilities(x, seen) if rows.hides else torch.softmax(x, -1)
         weights = None if epilogue is None else epilogue(masses(p, rows.member))
         if weights is not None:
             p = p * spread(weights, rows.member)
@@ -120,7 +122,7 @@ def column_reference(q: Tensor, k: Tensor, rows: Tensor, scale: float) -> tuple[
     for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK]
         seen = torch.arange(k.shape[2], device=q.device) <= part[:, None]
-        p, _ = softmax(scores(q[:, :, part], k, scale), seen[None, None])
+        p = probabilities(scores(q[:, :, part], k, scale), seen[None, None])
         total += p.sum(2)
         own[:, :, part] = p.gather(-1, part.expand(*p.shape[:2], -1).unsqueeze(-1)).squeeze(-1)
     return total, own
@@ -164,13 +166,6 @@ class _Rows:
         low, high = (edge[:, None] for edge in within)
         inside = ((position >= low) & (position < high))[:, None, None]
         return inside if seen is None else inside & seen
-
-
-def _probabilities(x: Tensor, seen: Tensor | None) -> Tensor:
-    """The first of `softmax`, sooner."""
-    if seen is not None:
-        x = torch.where(seen, x, float("-inf"))
-    return torch.where(torch.isneginf(x.amax(-1, keepdim=True)), 0.0, torch.softmax(x, -1))
 
 
 def _causal(first: int, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from halu.attention import KeyMap, weighted_attention
 from halu.attention.keys import Keys
-from halu.attention.reference import Changes, masses, members, scores, softmax, spread
+from halu.attention.reference import Changes, masses, members, probabilities, scores, spread
 from halu.attention.regrouping import Regrouping
 from halu.attention.stacking import Stack
 from halu.attention.trace import Trace
@@ -67,11 +67,11 @@ def record(layer: int, trace: Trace, part: Regrouping, q: Tensor, k: Tensor, sca
     """Records where one query row looked, as its policies left it."""
     x = scores(q, k, scale)
     if not part.changes(layer):
-        trace.add(softmax(x, None)[0][0, :, 0])
+        trace.add(probabilities(x)[0, :, 0])
         return
     labels, key_map = tables(layer, part, k)
     changes = Changes(part.score_map(layer), key_map)
-    p = softmax(changes.scores(x, labels), None)[0]  # [1, H, 1, K]
+    p = probabilities(changes.scores(x, labels))  # [1, H, 1, K]
     member = members(labels, part.groups)
     weigh = part.epilogue(layer)
     weights = None if weigh is None else weigh(masses(p, member)[0])

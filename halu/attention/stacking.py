@@ -18,7 +18,7 @@ class Stack:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[Sequence[object], Any]] = {}
+        self._known: dict[tuple[int, tuple[int, ...]], tuple[Sequence[object], Any]] = {}
 
     def score_map(
         self, layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor
@@ -27,7 +27,7 @@ class Stack:
         found = [row.score_map(layer) for row in rows]
         if all(m is None for m in found):
             return None
-        return self._once(found, lambda: _stacked_maps(found, groups, q))
+        return self._once(groups, found, lambda: _stacked_maps(found, groups, q))
 
     def epilogue(
         self, layer: int, rows: Sequence[Regrouping], groups: int, q: Tensor
@@ -39,11 +39,11 @@ class Stack:
         if any(own is not None and not isinstance(own, Redistribution) for own in found):
             return lambda mass: _row_by_row(found, mass)
         closed = [own for own in found if own is None or isinstance(own, Redistribution)]
-        return self._once(closed, lambda: _stacked_closed(closed, groups, q))
+        return self._once(groups, closed, lambda: _stacked_closed(closed, groups, q))
 
-    def _once(self, parts: Sequence[object], make: Callable[[], Made]) -> Made:
+    def _once(self, groups: int, parts: Sequence[object], make: Callable[[], Made]) -> Made:
         """What was made of these very parts, which are kept, so that no other gets their id."""
-        key = tuple(map(id, parts))
+        key = (groups, tuple(map(id, parts)))
         if key not in self._known:
             self._known[key] = (parts, make())
         made: Made = self._known[key][1]

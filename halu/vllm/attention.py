@@ -54,7 +54,7 @@ class SteeredImpl:
             return _aside(table, self.number, (query, key, value), output, scale)
         steered = table is not None and bool(table.rows) and attn_metadata is not None
         if table is not None and steered and table.replaces(self.number, output):
-            output.zero_()
+            output.zero_()  # of a row whose policies fail something must stay
         else:
             super().forward(  # type: ignore[misc]  # the backend's
                 layer, query, key, value, kv_cache, attn_metadata, output, *args, **kwargs

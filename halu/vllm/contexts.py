@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from halu.adapters import Adapter
-from halu.aside import Aside
 from halu.attention.policy import AttentionPolicy
 from halu.attention.steered import Steered
 from halu.context import Ask, RequestContext
@@ -49,11 +48,7 @@ class FrontContext(RequestContext):
         """What the engine says to this prompt."""
         if policies or each is not None:
             raise _refused("watches the model while it says a text beside decoding")
-        aside = Aside.of(branch.prompt, ends=self.adapter.ends, most=max_new_tokens)
-        self._ask([aside])
-        self.forwards += len(aside.tokens)
-        text: str = self.adapter.tokenizer.decode(aside.tokens, skip_special_tokens=True)
-        return Said(tuple(aside.tokens), text.strip())
+        return super().say(branch, max_new_tokens)
 
     def after(self, branches: Sequence[Branch], tokens: Sequence[int]) -> Tensor:
         """Refused."""

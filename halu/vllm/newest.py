@@ -16,13 +16,14 @@ class Split:
 
     Attributes:
         keyed: tokens for which something depends on keys and values, by number.
-        changed: whether the attention of all tokens changes, and none looks at it as it was.
+        changed: whether the attention of all tokens changes, whatever a look may bring.
         scaled: for the others, turn by turn, which are multiplied, and by which factors [n, H, 1].
     """
 
     def __init__(self, layer: int, steered: Sequence[Steered], out: Tensor) -> None:
-        self.keyed = [n for n, one in enumerate(steered) if _keys_matter(layer, one)]
-        self.changed = all(_attention_changes(layer, one) for one in steered)
+        wants = [_wants(layer, one) for one in steered]
+        self.keyed = [n for n, one in enumerate(wants) if any(one)]
+        self.changed = all(changes and not looks for looks, changes in wants)
         others = [n for n in range(len(steered)) if n not in self.keyed]
         turns = head_factors(layer, [steered[n] for n in others], out, Steered.fail)
         self.scaled = [([others[n] for n in which], each[..., None]) for which, each in turns]
@@ -52,22 +53,12 @@ class Splits:
         return found
 
 
-def _keys_matter(layer: int, steering: Steered) -> bool:
-    """Whether anything in this layer depends on keys and values."""
-    try:
-        return (
-            steering.curious(layer)
-            or steering.trace is not None
-            or steering.regrouping.changes(layer)
-        )
-    except Exception:  # the steering meets it again, and knows whose it is
-        return True
-
-
-def _attention_changes(layer: int, steering: Steered) -> bool:
-    """Whether nothing is left of the attention that there is without policies."""
+def _wants(layer: int, steering: Steered) -> tuple[bool, bool]:
+    """Whether a token's scores are looked at or recorded in a layer, and whether its attention
+    changes, as far as is known before the look.
+    """
     try:
         looks = steering.curious(layer) or steering.trace is not None
-        return not looks and steering.regrouping.changes(layer)
-    except Exception:  # as above
-        return False
+        return looks, steering.regrouping.changes(layer)
+    except Exception:  # the steering meets it again, and knows whose it is
+        return True, False

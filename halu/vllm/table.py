@@ -10,6 +10,7 @@ from torch import Tensor
 
 from halu.attention.keys import Keys
 from halu.attention.pages import Pages
+from halu.attention.placed import indices
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.vllm.newest import Splits
@@ -64,13 +65,13 @@ class Together:
 
     Attributes:
         steering: theirs, for all layers of this forward.
-        pages: theirs, likewise.
-        places: their rows in it.
+        pages: theirs, likewise: the layers' caches share one table of blocks.
+        places: their rows of the batch.
     """
 
     steering: Steering
     pages: Pages
-    places: slice | list[int]
+    places: slice | Tensor
 
 
 class Table:
@@ -111,7 +112,8 @@ class Table:
         Args:
             layer: which layer.
             q: queries [N, H, D].
-            out: what vLLM's own attention gives, changed in place.
+            out: what vLLM's own attention gives, or anything where `replaces` says that nothing of
+                that would stay; changed in place.
             keys: keys and values of the requests of the batch.
             scale: factor on q.k.
         """
@@ -128,7 +130,7 @@ class Table:
                 those = self._those(tuple(split.keyed), keys.pages)
                 _attend_tokens(layer, those, q, out, replace(keys, pages=those.pages), scale)
             for which, factors in split.scaled:
-                out[_places([self._tokens[n].start for n in which])] *= factors
+                out[_places([self._tokens[n].start for n in which], q.device)] *= factors
 
     def read(self, layer: int, hidden: Tensor, residual: Tensor | None) -> None:
         """Shows the residual streams that enter a layer (hidden + residual, [N, D] each) to the
@@ -156,7 +158,7 @@ class Table:
             requests = torch.tensor([each.number for each in rows], device=device)
             own = pages.rows(requests).upto(max(lengths))
             filled = torch.tensor(lengths, dtype=torch.int32, device=device)
-            places = _places([each.start for each in rows])
+            places = _places([each.start for each in rows], device)
             self._together[which] = Together(steering, replace(own, stop=filled), places)
         return self._together[which]
 
@@ -166,10 +168,10 @@ def _heads_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1)[None]
 
 
-def _places(rows: list[int]) -> slice | list[int]:
-    """Rows in ascending order; a slice, which copies nothing, if none is left out."""
+def _places(rows: list[int], device: torch.device) -> slice | Tensor:
+    """Indices of rows; neighbours are a slice, which copies nothing."""
     start, stop = rows[0], rows[-1] + 1
-    return slice(start, stop) if stop - start == len(rows) else rows
+    return slice(start, stop) if rows == [*range(start, stop)] else indices(tuple(rows), device)
 
 
 def _attend_tokens(

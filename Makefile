@@ -6,8 +6,9 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
 # The whole suite, two files at a time. A test that takes ten seconds of a processor says `slow`; what
-# fails is three times that, since a busy machine charges a test more.
-WHOLE := -n 2 --dist loadfile --cpu-limit 30
+# fails is three times that, since a busy machine charges a test more. Files go in the order of their
+# names: those with the fewest tests have the longest ones, and would come last.
+WHOLE := -n 2 --dist loadfile --no-loadscope-reorder --cpu-limit 30
 
 VENV := .venv
 BIN := $(VENV)/bin

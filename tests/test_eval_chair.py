@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -434,6 +435,7 @@ def test_the_original_evaluators_own_example(tmp_path: Path) -> None:
 
 @needs_shared
 @pytest.mark.slow
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody counts lines, which takes time")
 def test_five_thousand_captions_in_a_minute(tmp_path: Path) -> None:
     pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
     lines = _lines("cca-llava/llava-v1.5-7b_coco_chair_long_ans.jsonl")

@@ -46,12 +46,12 @@ def through_both(loaded: Any, model: str, name: str, tokens: int) -> Counter[str
 
 
 def many(model: str, name: str) -> int:
-    """How many tokens. In the interpreter every second strategy says 6 on one model and 3 on the
+    """How many tokens. In the interpreter every second strategy says 4 on one model and 2 on the
     other, the rest the other way round; with HALU_EXAMPLES all say 64.
     """
     if not SHORT:
         return TOKENS
-    return 6 if sorted(STEPS | PROMPTS).index(name) % 2 == list(MODELS).index(model) else 3
+    return 4 if sorted(STEPS | PROMPTS).index(name) % 2 == list(MODELS).index(model) else 2
 
 
 @pytest.mark.slow
@@ -75,7 +75,7 @@ def test_an_answer_through_the_kernels_is_that_of_the_reference(
 def test_a_few_tokens_through_the_kernels_are_those_of_the_reference(
     model: str, name: str, loaded: Any
 ) -> None:
-    assert through_both(loaded, model, name, 6)["step"] >= 5
+    assert through_both(loaded, model, name, 3)["step"] >= 2
 
 
 @on_both

@@ -20,7 +20,7 @@ def test_a_mixed_batch_through_the_kernels_says_what_each_says_alone(
     model: str, loaded: Any
 ) -> None:
     """Rows without a policy lie among rows with one, and join and leave at any step."""
-    tokens = 5 if SHORT else 12
+    tokens = 4 if SHORT else 12
     asked = requests(model, tokens)
     mixed = [asked[name] for name in ("greedy", "var", "vcd", "pai", "sid", "vhr")]
     with attention("reference"):

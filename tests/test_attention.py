@@ -500,9 +500,10 @@ def steer(
     pads: list[int] | None = None,
     layer: int = 0,
 ) -> Tensor:
-    def plain(index: Tensor) -> Tensor:
+    def plain(pick: slice | Tensor) -> Tensor:
+        index = torch.arange(len(q))[pick].tolist()
         out = torch.empty(len(index), *q.shape[1:])
-        for n, row in enumerate(index.tolist()):
+        for n, row in enumerate(index):
             start = pads[row] if pads else 0
             stop = start + lengths[row]
             mine = slice(start, stop) if prefill else slice(None)

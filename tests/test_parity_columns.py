@@ -162,7 +162,7 @@ def test_eah(case: dict[str, Any]) -> None:
     assert (counts - data.out_counts).abs().max() <= 2
     later = torch.ones(length, length, dtype=torch.bool).triu(1)
 
-    def plain(rows: Tensor) -> Tensor:
+    def plain(rows: slice | Tensor) -> Tensor:
         x = (q @ k.transpose(-1, -2) * scale).masked_fill(later, NO)
         return torch.softmax(x, -1) @ v
 

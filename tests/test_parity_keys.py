@@ -227,7 +227,7 @@ def test_sparc_run(case: dict[str, Any]) -> None:
             share = heads // p["n_kv_heads"]
 
             def plain(
-                rows: Tensor, q: Tensor = q, layer: int = layer, share: int = share
+                rows: slice | Tensor, q: Tensor = q, layer: int = layer, share: int = share
             ) -> Tensor:
                 wide_k, wide_v = (t[layer].repeat_interleave(share, 1) for t in (keys, values))
                 x = q @ wide_k.transpose(-1, -2) * width**-0.5

@@ -74,7 +74,7 @@ def steered_maps(
     q, k = (pad(t, (0, keys - t.shape[3])) for t in (q, k))
     v = torch.eye(keys).expand(*k.shape[:2], keys, keys)
 
-    def plain(rows: Tensor) -> Tensor:
+    def plain(rows: slice | Tensor) -> Tensor:
         wide = k[rows].repeat_interleave(q.shape[1] // k.shape[1], 1)
         x = (q[rows] @ wide.transpose(-1, -2) * scale).masked_fill(~mask[rows, None], NO)
         return torch.softmax(x, -1).nan_to_num()

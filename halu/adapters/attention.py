@@ -34,10 +34,9 @@ def attend(
     if halu is None or not any(row.active for row in halu.rows):
         return _stock(module, query, key, value, attention_mask, **kwargs), None
 
-    def plain(rows: Tensor) -> Tensor:
-        every = len(rows) == query.shape[0]
-        q, k, v = (t if every else t[rows] for t in (query, key, value))
-        mask = attention_mask if every or attention_mask is None else attention_mask[rows]
+    def plain(rows: slice | Tensor) -> Tensor:
+        q, k, v = (t[rows] for t in (query, key, value))
+        mask = None if attention_mask is None else attention_mask[rows]
         return _stock(module, q, k, v, mask, **kwargs).transpose(1, 2)
 
     scale: float = kwargs.get("scaling") or query.shape[-1] ** -0.5

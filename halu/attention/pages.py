@@ -100,11 +100,12 @@ class Pages:
         visits = self._visits()
         part = [n for n, one in enumerate(visits) if one.filled < self.size]
         pages = [one.page for one in visits]
-        own = {"dtype": torch.int64, "device": self.table.device}
+        rows, numbers = [one.row for one in visits], [one.number for one in visits]
+        index = torch.tensor([rows, numbers], dtype=torch.int64, device=self.table.device)
         return Way(
             visits,
-            torch.tensor([one.row for one in visits], **own),
-            torch.tensor([one.number for one in visits], **own),
+            index[0],
+            index[1],
             runs(pages),
             runs(pages, leave_out={*part}),
             part,

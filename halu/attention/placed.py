@@ -2,6 +2,7 @@
 the host.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -19,6 +20,14 @@ def placed(table: Tensor, device: torch.device) -> Tensor:
     if device not in copies:
         copies[device] = table.to(device)
     return copies[device]
+
+
+def picked(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """What picks these rows of a batch: for neighbours a slice, which copies nothing, else their
+    indices [n] on a device.
+    """
+    start, stop = rows[0], rows[-1] + 1
+    return slice(start, stop) if rows == [*range(start, stop)] else indices(tuple(rows), device)
 
 
 @lru_cache(1024)

@@ -14,14 +14,14 @@ from torch import Tensor
 from halu.attention import choice
 from halu.attention.head_scaling import head_factors
 from halu.attention.keys import Keys
-from halu.attention.placed import indices
+from halu.attention.placed import picked
 from halu.attention.prompt_rows import prompt_outputs
 from halu.attention.regrouped import record, regrouped
 from halu.attention.stacking import Stack, stacked, stacked_keys
 from halu.attention.steered import Steered
 
-Plain = Callable[[Tensor], Tensor]
-"""The host's attention for these rows of the batch: indices [n] -> outputs [n, H, Q, D]."""
+Plain = Callable[[slice | Tensor], Tensor]
+"""The host's attention for some rows of the batch, a slice or indices: outputs [n, H, Q, D]."""
 
 
 class Steering:
@@ -105,17 +105,19 @@ class Steering:
         row.fail(error)
 
     def _pick(self, rows: Sequence[int], device: torch.device) -> slice | Tensor:
-        """Some of the rows; all are no table, which would be copied to the device."""
+        """Some of the rows, in ascending order."""
         if len(rows) == len(self.rows):
             return slice(None)
-        self.held.append(indices(tuple(rows), device))
-        return self.held[-1]
+        found = picked(rows, device)
+        if isinstance(found, Tensor):
+            self.held.append(found)
+        return found
 
     def _span(self, index: int) -> slice:
         return slice(self.pads[index], self.pads[index] + self.lengths[index])
 
     def _prompts(self, layer: int, q: Tensor, keys: Keys, scale: float, plain: Plain) -> Tensor:
-        out = plain(torch.arange(len(self.rows), device=q.device))
+        out = plain(slice(None))
         for index, row in enumerate(self.rows):
             if row.active:
                 span, one = self._span(index), slice(index, index + 1)
@@ -143,8 +145,7 @@ class Steering:
         out = torch.empty_like(q)
         if rest:
             others = self._pick(rest, q.device)
-            every = torch.arange(len(rest), device=q.device)
-            out[others] = plain(every if isinstance(others, slice) else others)
+            out[others] = plain(others)
         if changed:
             self._regrouped(layer, changed, q, keys, scale, out)
         for which, factors in head_factors(layer, self.rows, out, self._blame):

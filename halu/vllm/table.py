@@ -10,7 +10,7 @@ from torch import Tensor
 
 from halu.attention.keys import Keys
 from halu.attention.pages import Pages
-from halu.attention.placed import indices
+from halu.attention.placed import picked
 from halu.attention.steered import Steered
 from halu.attention.steering import Steering
 from halu.vllm.newest import Splits
@@ -130,7 +130,7 @@ class Table:
                 those = self._those(tuple(split.keyed), keys.pages)
                 _attend_tokens(layer, those, q, out, replace(keys, pages=those.pages), scale)
             for which, factors in split.scaled:
-                out[_places([self._tokens[n].start for n in which], q.device)] *= factors
+                out[picked([self._tokens[n].start for n in which], q.device)] *= factors
 
     def read(self, layer: int, hidden: Tensor, residual: Tensor | None) -> None:
         """Shows the residual streams that enter a layer (hidden + residual, [N, D] each) to the
@@ -158,7 +158,7 @@ class Table:
             requests = torch.tensor([each.number for each in rows], device=device)
             own = pages.rows(requests).upto(max(lengths))
             filled = torch.tensor(lengths, dtype=torch.int32, device=device)
-            places = _places([each.start for each in rows], device)
+            places = picked([each.start for each in rows], device)
             self._together[which] = Together(steering, replace(own, stop=filled), places)
         return self._together[which]
 
@@ -166,12 +166,6 @@ class Table:
 def _heads_first(x: Tensor) -> Tensor:
     """[n, H, D] as [1, H, n, D]."""
     return x.transpose(0, 1)[None]
-
-
-def _places(rows: list[int], device: torch.device) -> slice | Tensor:
-    """Indices of rows; neighbours are a slice, which copies nothing."""
-    start, stop = rows[0], rows[-1] + 1
-    return slice(start, stop) if rows == [*range(start, stop)] else indices(tuple(rows), device)
 
 
 def _attend_tokens(

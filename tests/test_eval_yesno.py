@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halu.eval.pope import score_answer
-from halu.eval.yesno import COUNTS, RULES, outcome, rates, readable
+from halu.eval.benchmark import Sample
+from halu.eval.pope import asked_object, score_answer
+from halu.eval.pope_scenes import PopeScenes
+from halu.eval.yesno import COUNTS, RULES, YesNo, outcome, rates, readable
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "eval"
+BOTH: tuple[YesNo, ...] = ("yes", "no")
 ORDER = ("pope", "opera", "vcd", "marine", "lmms", "vlmevalkit")
 
 # design/style.md section 2 item 6 and design/eval.md section 1.2: what each rule makes of an answer
@@ -75,6 +78,55 @@ def test_unreadable_has_no_value_but_counts_as_the_rule_says() -> None:
     assert (score.parsed, score.value, dict(score.counts)) == ("yes", None, {"tp": 1})
     score = score_answer("Unknown", "yes", "lmms")
     assert (score.parsed, score.value, dict(score.counts)) == ("neither", None, {"none_yes": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "rule", "parsed", "value", "count"),
+    [
+        ("Yes.", "yes", "pope", "yes", 1.0, "tp"),
+        ("Yes.", "no", "pope", "yes", 0.0, "fp"),
+        ("No.", "no", "pope", "no", 1.0, "tn"),
+        ("No.", "yes", "pope", "no", 0.0, "fn"),
+        ("No, a snowboard", "yes", "vcd", "no", 0.0, "fn"),
+        ("No, yes", "yes", "vcd", "yes", None, "tp"),  # this rule is told the label
+        ("Yes.", "yes", "lmms", "neither", 0.0, "none_yes"),  # a person can read it, the rule not
+        ("Yes.", "no", "lmms", "neither", 0.0, "none_no"),
+    ],
+)
+def test_an_answer_has_a_value_where_a_person_can_read_it(
+    text: str, label: YesNo, rule: str, parsed: str, value: float | None, count: str
+) -> None:
+    found = score_answer(text, label, rule)
+    assert (found.parsed, found.value, dict(found.counts)) == (parsed, value, {count: 1})
+
+
+@pytest.mark.parametrize(
+    ("question", "asked"),
+    [
+        ("Is there a dog in the image?", "dog"),
+        ("Is there an Ice Cream in the imange? Please answer", "ice cream"),
+        ("is there a  traffic light  in the image", "traffic light"),
+        ("Are there two dogs in the image?", None),
+    ],
+)
+def test_the_object_that_a_question_asks_about(question: str, asked: str | None) -> None:
+    assert asked_object(question) == asked
+
+
+def test_the_benchmark_scores_under_its_own_rule() -> None:
+    """A "Yes." is a yes under POPE's rule, and neither yes nor no, but wrong, under lmms-eval's."""
+    asked = [Sample(label, "random", None, "Is there a dog in the image?", label) for label in BOTH]
+    told = {}
+    for rule in ("pope", "lmms"):
+        pope = PopeScenes("pope-scenes", "", True, rules=rule)
+        scores = [pope.score(sample, "Yes.") for sample in asked]
+        assert pope.score(asked[1], "no").parsed == "no"
+        total = pope.tally([score.counts for score in scores])
+        told[rule] = (total, pope.rates(np.array(total)))
+    assert told["pope"][0] == [1, 1, 0, 0, 0, 0]
+    assert told["lmms"][0] == [0, 0, 0, 0, 1, 1]
+    assert (told["pope"][1]["accuracy"], told["pope"][1]["yes_ratio"]) == (0.5, 1.0)
+    assert (told["lmms"][1]["accuracy"], told["lmms"][1]["yes_ratio"]) == (0.0, 0.5)
 
 
 def test_undefined_is_nan_and_never_a_crash() -> None:

@@ -63,6 +63,8 @@ def test_vlmevalkit_removes_at_most_32_full_stops() -> None:
         ("Yes", True),
         ("NO!", True),
         ("It isn’t.", True),
+        ("It is not there.", True),
+        ("I cannot see one.", True),
         ("Yes, no.", False),
         ("", False),
         ("Unknown", False),
@@ -120,7 +122,7 @@ def test_the_benchmark_scores_under_its_own_rule() -> None:
     for rule in ("pope", "lmms"):
         pope = PopeScenes("pope-scenes", "", True, rules=rule)
         scores = [pope.score(sample, "Yes.") for sample in asked]
-        assert pope.score(asked[1], "no").parsed == "no"
+        assert [dict(pope.score(sample, "no").counts) for sample in asked] == [{"fn": 1}, {"tn": 1}]
         total = pope.tally([score.counts for score in scores])
         told[rule] = (total, pope.rates(np.array(total)))
     assert told["pope"][0] == [1, 1, 0, 0, 0, 0]
@@ -137,6 +139,23 @@ def test_undefined_is_nan_and_never_a_crash() -> None:
     assert np.isnan(always_no["f1"])
     assert always_no["recall"] == 0
     assert always_no["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rule", "accuracy", "recall", "yes_ratio"),
+    [("pope", 0.7, 0.6, 0.4), ("lmms", 0.35, 0.6, 0.5), ("vlmevalkit", 0.35, 0.3, 0.2)],
+)
+def test_what_cannot_be_read_counts_as_the_rule_says(
+    rule: str, accuracy: float, recall: float, yes_ratio: float
+) -> None:
+    """Ten answers that can be read, ten that cannot: dropped, wrong, or wrong and taken for no."""
+    counts = {"tp": 3, "fp": 1, "tn": 4, "fn": 2, "none_yes": 5, "none_no": 5}
+    found = rates(np.array([counts[name] for name in COUNTS]), RULES[rule])
+    assert found["accuracy"] == pytest.approx(accuracy)
+    assert found["precision"] == pytest.approx(0.75)
+    assert found["recall"] == pytest.approx(recall)
+    assert found["f1"] == pytest.approx(2 * 0.75 * recall / (0.75 + recall))
+    assert found["yes_ratio"] == pytest.approx(yes_ratio)
 
 
 def test_rates_keep_leading_axes() -> None:

@@ -89,6 +89,20 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return import_module
 
 
+def test_a_second_row_is_told_as_a_ratio(
+    script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rows, size = script("two_rows"), script("shapes").TINY["tiny LLaVA"]
+    monkeypatch.setitem(rows.ON_CPU, rows.SAVED, size)
+    took = iter([1.0, *[3.0, 2.0] * rows.ROUNDS])
+    monkeypatch.setattr(rows, "seconds", lambda count, weights: next(took))
+    rows.main()
+    assert capsys.readouterr().out.startswith("1.50 (1.50-1.50), ")
+    weights = [torch.ones(3, 2), torch.ones(5, 2)]
+    monkeypatch.undo()
+    assert rows.seconds(2, weights) > 0
+
+
 @pytest.fixture
 def decode(script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script with a clock that only contestants move."""

@@ -38,7 +38,10 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("text", "expected"), TABLE, ids=[repr(text) for text, _ in TABLE])
+NAMES = [" ".join(text.split()) or "nothing" for text, _ in TABLE]
+
+
+@pytest.mark.parametrize(("text", "expected"), TABLE, ids=NAMES)
 def test_readers_follow_their_sources(text: str, expected: str) -> None:
     said = [RULES[name].read(text, "no") or "-" for name in ORDER]
     assert dict(zip(ORDER, said, strict=True)) == dict(zip(ORDER, expected.split(), strict=True))

@@ -1,5 +1,6 @@
 """The mutation test's copies: what they hold, and what is said where data of tests is absent."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,15 @@ def test_what_nobody_noticed_is_told(tmp_path: Path, monkeypatch: Any, capsys: A
     monkeypatch.setattr(mutants, "mutmut", lambda folder, word, *rest: said[word])
     assert mutants.told(tmp_path) == Counter(survived=1, killed=1)
     assert capsys.readouterr().out == "\nsurvived: a__1\n-x = 1\n+x = 2\n"
+
+
+def test_tests_that_were_not_started_are_no_timeout(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    (tmp_path / "mutants/halu").mkdir(parents=True)
+    codes = {"exit_code_by_key": {"a__1": 255, "b__2": 24}}
+    (tmp_path / "mutants/halu/a.py.meta").write_text(json.dumps(codes), encoding="utf-8")
+    said = {"results": "  a__1: timeout\n  b__2: timeout\n", "show": ""}
+    monkeypatch.setattr(mutants, "mutmut", lambda folder, word, *rest: said[word])
+    assert mutants.told(tmp_path) == Counter({"not started": 1, "timeout": 1})
+    assert "not started: a__1" in capsys.readouterr().out

@@ -456,26 +456,30 @@ def test_whole_models(
 # Refusals
 
 
+REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("adhh", {}, Unsupported, r"not known for .*-p heads=\[\["),
+    ("adhh", {"heads": [(4, 0)]}, BadInput, r"\(4, 0\).*4 layers of 4 heads"),
+    ("adhh", {"heads": [(0, 4)]}, BadInput, r"\(0, 4\)"),
+    ("adhh", {"heads": [(0, 1, 2)]}, BadInput, "heads"),
+    ("adhh", {"heads": []}, BadInput, "heads"),
+    ("zerotuning", {"gamma": 0}, BadInput, "gamma=0"),
+    ("zerotuning", {"layers": [0, 4]}, BadInput, r"layers=\(0, 4\).*there are 4"),
+    ("zerotuning", {"heads": [7]}, BadInput, r"heads=\(7,\).*there are 4"),
+    ("zerotuning", {"key": 100000}, BadInput, "key=100000"),
+    ("zerotuning", {"key": 2, "keys": 100000}, BadInput, "keys=100000"),
+    ("vaf", {"layers": [4]}, BadInput, r"layers=\(4,\).*there are 4"),
+    ("pai", {"start_layer": 4}, BadInput, "start_layer=4"),
+    ("pai", {"end_layer": 5}, BadInput, "end_layer=5"),
+    ("pai", {"gamma": 0.9}, BadInput, "gamma=0.9"),
+    ("icd", {"disturbance": ""}, BadInput, "disturbance=''"),
+    ("icd", {"disturbance": "What is <image>?"}, BadInput, "stands for a picture"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "params", "error", "says"),
-    [
-        ("adhh", {}, Unsupported, r"not known for .*-p heads=\[\["),
-        ("adhh", {"heads": [(4, 0)]}, BadInput, r"\(4, 0\).*4 layers of 4 heads"),
-        ("adhh", {"heads": [(0, 4)]}, BadInput, r"\(0, 4\)"),
-        ("adhh", {"heads": [(0, 1, 2)]}, BadInput, "heads"),
-        ("adhh", {"heads": []}, BadInput, "heads"),
-        ("zerotuning", {"gamma": 0}, BadInput, "gamma=0"),
-        ("zerotuning", {"layers": [0, 4]}, BadInput, r"layers=\(0, 4\).*there are 4"),
-        ("zerotuning", {"heads": [7]}, BadInput, r"heads=\(7,\).*there are 4"),
-        ("zerotuning", {"key": 100000}, BadInput, "key=100000"),
-        ("zerotuning", {"key": 2, "keys": 100000}, BadInput, "keys=100000"),
-        ("vaf", {"layers": [4]}, BadInput, r"layers=\(4,\).*there are 4"),
-        ("pai", {"start_layer": 4}, BadInput, "start_layer=4"),
-        ("pai", {"end_layer": 5}, BadInput, "end_layer=5"),
-        ("pai", {"gamma": 0.9}, BadInput, "gamma=0.9"),
-        ("icd", {"disturbance": ""}, BadInput, "disturbance=''"),
-        ("icd", {"disturbance": "What is <image>?"}, BadInput, "stands for a picture"),
-    ],
+    REFUSED,
+    ids=[f"{row[0]}-{n}" for n, row in enumerate(REFUSED)],
 )
 def test_refusals(
     name: str, params: dict[str, Any], error: type[HaluError], says: str, adapter: Any, picture: Any

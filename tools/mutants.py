@@ -27,7 +27,9 @@ import tomllib
 from arrows import PACKAGES, ROOT
 
 SHARED = ROOT.parent / "shared"
-UNNOTICED = ("survived", "no tests", "timeout", "suspicious")
+UNNOTICED = ("survived", "no tests", "timeout", "suspicious", "not started")
+NOT_STARTED = 255
+"""mutmut's code for tests that pytest did not start, as when it does not know a name again."""
 # torch does not survive a fork once it has run: mutmut forks from a process that only imports.
 SETTINGS = """
 [tool.mutmut]
@@ -77,12 +79,22 @@ def mutmut(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+def unasked(folder: Path) -> set[str]:
+    """Mutants whose tests pytest did not start; mutmut counts them as timeouts."""
+    found: set[str] = set()
+    for file in sorted((folder / "mutants").rglob("*.meta")):
+        codes = json.loads(file.read_text(encoding="utf-8"))["exit_code_by_key"]
+        found |= {name for name, code in codes.items() if code == NOT_STARTED}
+    return found
+
+
 def outcomes(folder: Path) -> Iterator[tuple[str, str]]:
     """Each mutant's name, and what became of it."""
+    lost = unasked(folder)
     for line in mutmut(folder, "results", "--all", "true").splitlines():
         name, colon, outcome = line.strip().rpartition(": ")
         if colon:
-            yield name, outcome
+            yield name, "not started" if name in lost else outcome
 
 
 def told(folder: Path) -> Counter[str]:

@@ -181,7 +181,10 @@ def _own(table: Tensor, x: Tensor) -> Tensor:
 
 
 def _per_key(table: Tensor, labels: Tensor, x: Tensor) -> Tensor:
-    b, h, _, keys = x.shape
-    table = table.to(x).expand(b, h, -1)
-    index = labels.unsqueeze(1) if labels.dim() == 2 else labels
-    return table.gather(-1, index.expand(b, h, keys).long()).unsqueeze(2)
+    """What a table over groups, [G], [H, G] or [B, H, G], says of each key [B, 1 or H, 1, K]; what
+    all heads share is looked up once.
+    """
+    table = table.to(x).reshape((1,) * (3 - table.dim()) + table.shape)
+    index = (labels.unsqueeze(1) if labels.dim() == 2 else labels).long()
+    b, h = len(index), max(table.shape[1], index.shape[1])
+    return table.expand(b, h, -1).gather(-1, index.expand(-1, h, -1)).unsqueeze(2)

@@ -141,13 +141,7 @@ class Steering:
             # For a kernel a row is cheaper than the copy of the keys that leaves it out; pages are
             # left out without one.
             changed = list(range(len(self.rows)))
-        rest = [index for index in range(len(self.rows)) if index not in changed]
-        out = torch.empty_like(q)
-        if rest:
-            others = self._pick(rest, q.device)
-            out[others] = plain(others)
-        if changed:
-            self._regrouped(layer, changed, q, keys, scale, out)
+        out = self._outputs(layer, changed, q, keys, scale, plain)
         for which, factors in head_factors(layer, self.rows, out, self._blame):
             out[self._pick(which, q.device)] *= factors[..., None, None]
         for index, row in enumerate(self.rows):
@@ -158,6 +152,20 @@ class Steering:
                     record(layer, row.trace, row.regrouping, q[one], own, scale)
             except Exception as error:
                 self._blame(row, error)
+        return out
+
+    def _outputs(
+        self, layer: int, changed: list[int], q: Tensor, keys: Keys, scale: float, plain: Plain
+    ) -> Tensor:
+        """Head outputs, those of the rows whose attention changes computed anew."""
+        if not changed:
+            return plain(slice(None))
+        out = torch.empty_like(q)
+        rest = [index for index in range(len(self.rows)) if index not in changed]
+        if rest:
+            others = self._pick(rest, q.device)
+            out[others] = plain(others)
+        self._regrouped(layer, changed, q, keys, scale, out)
         return out
 
     def _show(self, layer: int, q: Tensor, keys: Keys, scale: float) -> None:

@@ -3,6 +3,7 @@ run.
 
     .venv-vllm/bin/python benchmarks/in_vllm.py --out benchmarks/results/in-vllm-cpu.json
     .venv-vllm/bin/python benchmarks/in_vllm.py --model random --batch 2 --tokens 16 --rounds 2
+    .venv-vllm/bin/python benchmarks/in_vllm.py --model random-wide --batch 2 --tokens 12 --rounds 2
 
 Two engines with the same model take turns, round after round: one as vLLM makes it, one with halu's
 worker, scheduler and attention. A turn is a batch of `--batch` questions, each about a picture of
@@ -12,7 +13,8 @@ stock's two turns beside it, as medians over rounds: `batch` is the whole time, 
 which a strategy of two branches has twice as many; `step` is the mean time of the steps in which
 all prompts have been read. "mixed" is half plain, half vcd. With the built-in model the engine's
 own work is small, so that what halu adds weighs more than with a real one; name another with
-`--model`. `--model random` is a random LLaVA of 301 million weights, one of `shapes.py`.
+`--model`. `--model random` is a random LLaVA of 301 million weights, `--model random-wide` has four
+layers of LLaVA-1.5-7B's width, beside which little else is computed.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +113,14 @@ def _silent(asides: Any) -> None:
     raise AssertionError("no contestant has a text said")
 
 
-def measured(batches: Batches, stock: Any, rounds: int) -> dict[str, dict[str, float]]:
-    """Median ratios to the stock engine."""
+def measured(
+    batches: Batches, stock: Any, rounds: int, only: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Median ratios to the stock engine, of some contestants or, none being named, of all."""
     own = batches.served.engine
     contestants = {"idle": (None, False), **{name: (name, False) for name in STRATEGIES}}
     contestants["mixed"] = ("vcd", True)
+    contestants = {name: contestants[name] for name in only or contestants}
     ratios: dict[str, dict[str, list[float]]] = {"batch": {}, "step": {}}
     for number in range(rounds + 1):  # the first is for warming up
         before = batches.seconds(stock, None)
@@ -138,6 +144,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="*", default=[], choices=["idle", *STRATEGIES, "mixed"])
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     with source(asked.model) as model:
@@ -167,7 +174,9 @@ def run(asked: argparse.Namespace, model: str) -> dict[str, Any]:
         "batch": asked.batch,
         "tokens": asked.tokens,
         "rounds": asked.rounds,
-        "ratios": measured(Batches(served, asked.batch, asked.tokens), stock, asked.rounds),
+        "ratios": measured(
+            Batches(served, asked.batch, asked.tokens), stock, asked.rounds, asked.only
+        ),
     }
 
 

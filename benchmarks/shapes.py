@@ -30,19 +30,26 @@ TINY: dict[str, Shape] = {
     "tiny Qwen2.5-VL": ("qwen2_5_vl", Size()),
 }
 
-RANDOM, SAVED = "random", "LLaVA of 300 M"
-"""What `--model` calls a model that is made for a run, and its shape."""
+SAVED = "LLaVA of 300 M"
+RANDOM, WIDE = "random", "random-wide"
+MADE: dict[str, Size] = {
+    RANDOM: ON_CPU[SAVED][1],
+    WIDE: Size(4096, 4, 32, 32, 11008, 4000, 336, 256, 4),
+}
+"""What `--model` calls a model that is made for a run: 300 M weights, or four of LLaVA-1.5-7B's
+layers.
+"""
 
 
 @contextmanager
 def source(model: str) -> Iterator[str]:
     """What to load a model from: its name, or the folder of one made for this run."""
-    if model != RANDOM:
+    if model not in MADE:
         yield model
         return
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / RANDOM
-        save_random(place, ON_CPU[SAVED][1])
+        place = Path(folder) / model
+        save_random(place, MADE[model])
         yield str(place)
 
 

@@ -55,6 +55,7 @@ def test_published_layers_in_other_depths() -> None:
     assert proportional(32, 5, 18) == range(5, 19)
     assert (proportional(40, 5, 18), proportional(28, 5, 18)) == (range(6, 24), range(4, 16))
     assert proportional(4, 5, 18) == range(1, 3)
+    assert proportional(80, 17, 17) == range(42, 44)
     for first, last in ((5, 18), (9, 14), (15, 15), (0, 31)):
         for layers in range(1, 130):
             found = proportional(layers, first, last)

@@ -47,8 +47,7 @@ def test_a_random_model_is_saved_where_it_can_be_served_from(
     from halu.testing.random_models import Size
 
     shapes, module = benchmark("shapes"), benchmark("service_overhead")
-    assert shapes.ON_CPU[shapes.SAVED][0] == "llava"
-    monkeypatch.setitem(shapes.ON_CPU, shapes.SAVED, ("llava", Size()))
+    monkeypatch.setitem(shapes.MADE, shapes.RANDOM, Size())
     assert module.source is shapes.source
     with module.source(module.RANDOM) as folder:
         assert Path(folder).name == module.RANDOM

@@ -35,6 +35,7 @@ TABLE = [
     ("A snowboard", "yes yes no yes - -"),
     ("yes and no", "no no no no - -"),
     ("no,thanks", "yes yes no yes - no"),
+    ("No, thanks", "no no no no - no"),
 ]
 
 
@@ -53,6 +54,14 @@ def test_vcd_has_the_label_in_hand() -> None:
     assert RULES["vcd"].read(both, "no") == "no"
     assert RULES["vcd"].read("Unknown", "yes") == "no"
     assert RULES["vcd"].read("", "no") == "yes"
+
+
+@pytest.mark.parametrize(
+    "text", ["no/thanks / all", "no/thanks/ all", "no/thanks /all", "1,0 no/thanks"]
+)
+def test_vlmevalkit_lets_a_mark_vanish_that_is_next_to_a_blank_or_near_a_number(text: str) -> None:
+    assert RULES["vlmevalkit"].read("no/thanks", "no") == "no"
+    assert RULES["vlmevalkit"].read(text, "no") is None
 
 
 def test_vlmevalkit_removes_at_most_32_full_stops() -> None:

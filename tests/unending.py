@@ -17,6 +17,7 @@ from recorder import ONLY_ON, PARAMS
 import halu
 from halu.adapters.replay import CudaGraphs, repeated
 from halu.attention import choice
+from halu.attention.triton.configs import Config
 from halu.engine import Local
 from halu.models import builtin
 from halu.scenes import draw
@@ -29,6 +30,8 @@ TOKENS = 64
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHORT = DEVICE == "cpu" and "HALU_EXAMPLES" not in os.environ
 """Whether answers through the kernels are short: the interpreter needs seconds for ten tokens."""
+WIDE = Config(rows=64, keys=128, warps=4, stages=1, chunk=256)
+"""Tiles for short answers: the interpreter takes about as long for a large one as for a small."""
 NEVER = -1
 
 on_both = pytest.mark.parametrize("model", MODELS)
@@ -102,6 +105,9 @@ def attention(best: str) -> Iterator[Counter[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "best", lambda device: best)
+        if SHORT:
+            patch.setattr(launch, "pick", lambda *_: WIDE)
+            patch.setattr(columns, "pick", lambda *_: WIDE)
         patch.setattr(launch, "weighted", counting(step_or_rows, launch.weighted))
         patch.setattr(columns, "column_mass", counting(lambda *_: "rows", columns.column_mass))
         yield called

@@ -214,6 +214,22 @@ def test_rule_sets_and_forms_of_caption_files(
         score("chair", Given(path, questions, (coco,), tables), "chair-nltk:whole-sentence")
 
 
+def test_the_value_of_a_caption_without_objects_and_of_one_without_words() -> None:
+    assert score_caption("It is sunny.", {"dog"}, words_rules()).value == 1
+    for silent in ("", " ...", "12!"):
+        assert score_caption(silent, {"dog"}, words_rules()).value is None
+
+
+def test_marks_carry_the_word_that_was_looked_up() -> None:
+    marks = score_caption("Two dogs and a kitten.", {"dog"}, words_rules()).marks
+    assert [(mark.name, mark.word) for mark in marks] == [("dog", "dog"), ("cat", "kitten")]
+
+
+def test_counts_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        rates(np.ones(len(COUNTS) + 1))
+
+
 def test_precision_counts_distinct_objects() -> None:
     counts = score_caption("A cat, a cat, a cat and a dog.", {"dog"}, words_rules()).counts
     found = rates(np.array([counts[name] for name in COUNTS]))

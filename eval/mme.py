@@ -4,8 +4,8 @@ Fu et al., 2023, arXiv:2306.13394. acc = right answers / questions, acc+ = pictu
 / pictures, score = their sum in percent, at most 200 a task. Always saying yes scores exactly 50.
 Ours: a picture of which only one question is answered (a partial file, a run that was killed) is
 left out of acc+, as whether both are right is not known.
-An answer is yes or no if it is just that, else if its first four characters hold "yes", then "no"
-("not", "none" and "now" are no); anything else is wrong. Tasks are splits. The published totals
+An answer is yes if its first four characters hold "yes", else no if they hold "no" ("not", "none"
+and "now" are no); anything else is wrong. Tasks are splits. The published totals
 sum their scores: perception (ten tasks, at most 2,000), cognition (four, 800), and papers'
 "hallucination subset" (existence, count, position and color, 800).
 """
@@ -48,10 +48,7 @@ METRICS = (
 
 def read_mme(text: str) -> YesNo | None:
     """MME's own reading of an answer; None is "other"."""
-    said = text.lower()
-    if said in ("yes", "no"):
-        return "yes" if said == "yes" else "no"
-    start = said[:4]
+    start = text.lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 

@@ -47,6 +47,28 @@ def test_only_the_first_four_characters_count(text: str, said: str | None) -> No
     assert mme.read_mme(text) == said
 
 
+@pytest.mark.parametrize(
+    ("text", "parsed", "value"),
+    [
+        ("No.", "no", 1),
+        ("None of them", "no", 1),
+        ("yes", "yes", 0),
+        ("I say no", "other", 0),
+        ("Maybe", "other", None),
+    ],
+)
+def test_an_answer_has_a_value_if_the_rule_or_a_person_can_read_it(
+    text: str, parsed: str, value: float | None
+) -> None:
+    found = mme.score_answer(text, "no")
+    assert (found.parsed, found.value) == (parsed, value)
+
+
+def test_counts_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        mme.rates(np.ones(len(mme.COUNTS) + 1))
+
+
 @needs_official
 def test_official_sample_answers() -> None:
     folder = OFFICIAL / "mme"

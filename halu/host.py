@@ -6,6 +6,7 @@ attention policies into the call as an argument, run the other branches beside i
 row in place of the last scores. Nothing of transformers is replaced; `disable` removes every trace.
 """
 
+import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -182,6 +183,7 @@ class Hosted:
         self.running: Sequences | None = None
         self._last_key: Tensor | None = None
         model = adapter.model
+        self._names = tuple(inspect.signature(model.forward).parameters)
         self._pixels: dict[str, Tensor] = {}
         self._hooks = [
             adapter.tower.register_forward_pre_hook(self._picture, with_kwargs=True),
@@ -204,8 +206,7 @@ class Hosted:
     def _before(
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            kwargs, args = {**kwargs, "input_ids": args[0]}, ()
+        kwargs, args = {**dict(zip(self._names, args, strict=False)), **kwargs}, ()
         if kwargs.get("input_ids") is None:
             raise Unsupported(
                 "halu.enable needs input_ids; embeddings do not say where the pictures are."
@@ -245,6 +246,7 @@ class Hosted:
         self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         assert self.running is not None
+        self._pixels = {}  # of a plain call, whose tower runs inside it
         logits = output.logits.to(torch.float32, copy=True)  # as generate itself will read them
         logits[:, -1] = self.running.rule(logits[:, -1])
         output.logits = logits

@@ -239,7 +239,8 @@ def drawn(row: Tensor, share: float) -> Tensor:
     order; on the device of the row.
     """
     mass = torch.softmax(row, -1).double().cumsum(-1)
-    return torch.searchsorted(mass, share * mass[-1:], right=True)[0]
+    found = torch.searchsorted(mass, share * mass[-1:], right=True)[0]
+    return found.clamp(max=len(row) - 1)  # a row of NaN has no such place
 
 
 def filtered(row: Tensor, sampling: Sampling, seen: Sequence[int]) -> Tensor:

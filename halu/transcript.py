@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halu.attention.trace import Trace
+from halu.errors import Failed
 from halu.layout import Layout
 from halu.rules import jensen_shannon
 from halu.text import TextStream
@@ -151,8 +152,14 @@ class Transcript:
 
     @staticmethod
     def likely(numbers: Sequence[float]) -> tuple[int, dict[int, float]]:
-        """The token, and log-probabilities of it and of the likeliest, none of them -inf."""
+        """The token, and log-probabilities of it and of the likeliest, none of them -inf.
+
+        Raises:
+            Failed: if the row that gave it holds NaN.
+        """
         (token, own), best = numbers[:2], numbers[2:]
+        if math.isnan(own):
+            raise Failed("The scores are no numbers any more: they left the range of their type.")
         half = len(best) // 2
         pairs = zip(best[:half], best[half:], strict=True)
         found = {int(one): value for one, value in pairs if math.isfinite(value)}

@@ -488,6 +488,29 @@ def test_rows_do_not_depend_on_the_pictures_place_in_a_batch(
 
 
 @on_all_families
+def test_what_a_row_leaves_behind_does_not_reach_the_next_one(
+    family: str, adapter: Any, picture: Any, stock: Any
+) -> None:
+    """A request whose values left their type's range ends; a shorter one takes its row."""
+    mine = adapter(family)
+    long = encoded(mine, picture, [(90, 60)], "a very long question about dogs and cats")
+    short = encoded(mine, picture, [], "a dog?")
+    cache = RowCache(mine.facts.layers)
+    mine.runner.read([long, long], [Steered(long.layout)] * 2, cache)
+    with torch.inference_mode():
+        for left in (*cache.keys, *cache.values):
+            assert left is not None
+            left[1] = float("nan")
+    cache.arrange([0])
+    mine.runner.read([short], [Steered(short.layout)], cache)
+    places, lengths = [long.next_position, short.next_position], [len(long.ids), len(short.ids)]
+    steered = [Steered(long.layout), Steered(short.layout)]
+    rows = mine.runner.step([7, 8], lengths, places, steered, cache)
+    for row, prompt, token in zip(rows, (long, short), (7, 8), strict=True):
+        assert (row - full_rows(stock(family), prompt, [token])[1]).abs().max() < 1e-4
+
+
+@on_all_families
 @on_all_pictures
 def test_greedy_tokens_are_those_of_stock_generate(
     family: str, sizes: Any, adapter: Any, picture: Any, stock: Any

@@ -12,10 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from halu.adapters.cache import RowCache
 from halu.decode import Decoder
 from halu.engine import Local
-from halu.errors import BadInput, HaluError, Unsupported
+from halu.errors import BadInput, Failed, HaluError, Unsupported
 from halu.job import Job
+from halu.search import drawn
 from halu.strategy import strategies
 from halu.testing.random_models import FAMILIES, random_adapter
+from halu.transcript import Transcript
 from halu.types import Answer, Message, Picture, Request, Sampling, Text
 from halu.vlm import VLM, asking
 
@@ -398,13 +400,20 @@ def test_a_draw_follows_the_distribution(picture: Any, adapter: Any) -> None:
     row = record(vlm.adapter, asking(picture(), "a", max_new_tokens=1)).ruled[0]
     wanted = torch.softmax(row / 0.05, -1)
     asked = [asking(picture(), "a", max_new_tokens=1, temperature=0.05, seed=s) for s in range(300)]
-    drawn = torch.bincount(
+    counts = torch.bincount(
         torch.tensor([ids(answer)[0] for answer in vlm.generate(asked)]), minlength=len(wanted)
     )
     best = int(wanted.argmax())
-    share, p = float(drawn[best]) / len(asked), float(wanted[best])
+    share, p = float(counts[best]) / len(asked), float(wanted[best])
     assert 0.05 < p < 0.95
     assert abs(share - p) < 4 * (p * (1 - p) / len(asked)) ** 0.5
+
+
+def test_a_row_of_nan_gives_a_token_of_the_vocabulary_and_then_one_clear_error() -> None:
+    row = torch.full((5,), float("nan"))
+    assert 0 <= int(drawn(row, 0.5)) < 5
+    with pytest.raises(Failed, match="no numbers any more"):
+        Transcript.likely([3, float("nan")])
 
 
 # Options

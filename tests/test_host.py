@@ -256,6 +256,24 @@ def test_a_plain_call_has_the_rules_row(host: Any, adapter: Any, picture: Any) -
     assert torch.equal(after, before)
 
 
+def test_arguments_by_position_are_those_by_name(host: Any, picture: Any) -> None:
+    model, processor = host("llava")
+    inputs = inputs_of(processor, conversation("Is there a dog?", picture()))
+    with torch.no_grad(), enabled(model, processor, "vcd", **PARAMS["vcd"]):
+        named = model(**inputs).logits
+        mask = {"attention_mask": inputs["attention_mask"]}
+        placed = model(inputs["input_ids"], inputs["pixel_values"], **mask).logits
+    assert torch.equal(placed, named)
+
+
+def test_a_tokenizer_is_no_processor(host: Any) -> None:
+    model, processor = host("llava")
+    before = snapshot(model)
+    with pytest.raises(BadInput, match="no processor of pictures"):
+        enable(model, processor.tokenizer, "vcd")
+    assert snapshot(model) == before
+
+
 def test_pipelines_and_streamers_work_unchanged(
     host: Any, adapter: Any, picture: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

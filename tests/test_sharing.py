@@ -11,6 +11,8 @@ from halu.adapters.sharing import reading
 from halu.attention.boost import Boost
 from halu.attention.steered import Steered
 from halu.engine import Local
+from halu.layout import Layout
+from halu.prompt import Prompt
 from halu.testing.random_models import FAMILIES
 from halu.types import question
 from halu.vlm import asking
@@ -64,6 +66,11 @@ def test_rows_that_share_a_beginning_are_those_read_whole(
     whole = rows_of(mine, prompts, 10**9, monkeypatch)
     for a, b in zip(shared, whole, strict=True):
         assert (a - b).abs().max() < 1e-5 * b.abs().max()
+
+
+def test_prompts_of_one_token_share_nothing() -> None:
+    one = Prompt((5,), Layout(1), {}, torch.arange(1), 1, ())
+    assert reading([one, one], [Steered(one.layout)] * 2, 1).rest == ()
 
 
 def test_other_pictures_positions_and_steering_are_not_shared(adapter: Any, picture: Any) -> None:

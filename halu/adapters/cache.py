@@ -71,6 +71,8 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers has no types here
         if self._slots is None:
             keys[own, :, : key_states.shape[2]] = key_states
             values[own, :, : value_states.shape[2]] = value_states
+            for tensor in (keys, values):  # the row's former tenant may have left NaN
+                tensor[own, :, key_states.shape[2] :] = 0
             return key_states, value_states
         if self._slots.device != keys.device:
             self._slots = self._slots.to(keys.device)

@@ -113,12 +113,20 @@ def bare_adapter(name: str) -> Adapter:
         model = AutoModelForImageTextToText.from_config(config)
     try:
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        model.generation_config = GenerationConfig.from_pretrained(source)
+        model.generation_config = _generation(source, config)
     except (OSError, ValueError) as error:
         raise BadInput(
             f"Model {name!r} cannot be loaded.", hint=_first_line(error), param="model"
         ) from error
     return adapter_class(config.model_type)(name, model.eval(), processor)
+
+
+def _generation(source: str, config: Any) -> GenerationConfig:
+    """What a checkpoint says of ends and penalties, in a file that some do not have."""
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
 
 
 def folder_of(name: str) -> str:

@@ -81,6 +81,8 @@ def _common(a: Prompt, b: Prompt, same_pictures: bool) -> int:
     most = min(len(a.ids) - 1, len(b.ids))
     if not same_pictures:
         most = min(most, *(p.layout.system.stop for p in (a, b) if p.layout.images))
+    if not most:
+        return 0
     differs = np.array(a.ids[:most]) != np.array(b.ids[:most])
     moved = (a.positions[..., :most] != b.positions[..., :most]).reshape(-1, most).any(0).numpy()
     return int((differs | moved).argmax()) if (differs | moved).any() else most

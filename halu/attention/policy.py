@@ -118,8 +118,8 @@ class AttentionPolicy:
 
         Args:
             layer: which layer.
-            last: in the prompt's forward the head outputs [H, D] of the last row; none in later
-                steps.
+            last: in the forward that reads the prompt's last row that row's head outputs [H, D];
+                none in later steps, and in earlier pieces of the prompt.
         """
         return None
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from halu.aside import Aside
+from halu.errors import Failed
 from halu.planning import Chosen
 from halu.prompt import Prompt
 from halu.task import Task
@@ -100,6 +101,7 @@ class Run:
             self._heard = True
             self._latest = found.forwards or self._latest
             self.one.forwards = self._spent + self._latest
+            self._check(list(found.token_ids)[: self._skip])
             new = list(found.token_ids)[self._skip :]
             told = [_values(each) for each in found.logprobs or ()][self._skip :]
             self._skip = max(0, self._skip - len(found.token_ids))
@@ -118,6 +120,15 @@ class Run:
             self._task.close()
             self._task = None
         self._leave()
+
+    def _check(self, again: Sequence[int]) -> None:
+        """What is said again after an interruption must be what was told."""
+        start = len(self.one.tokens) - self._skip
+        if list(again) != self.one.tokens[start : start + len(again)]:
+            raise Failed(
+                "The engine interrupted the answer and then answered differently.",
+                hint="Ask again; with more memory for keys it is not interrupted.",
+            )
 
     def _leave(self) -> None:
         self.vlm.drop(self._names)

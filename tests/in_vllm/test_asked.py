@@ -1,7 +1,9 @@
 """What a request carries into vLLM, and who waits for whom: needs no vLLM."""
 
 import json
+import shutil
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 import halu
 from halu.adapters import bare_adapter
 from halu.errors import BadInput, HaluError, Unavailable, Unsupported
+from halu.models import builtin
 from halu.search import Pick
 from halu.strategy import Branch, Plan
 from halu.types import Sampling
@@ -125,6 +128,12 @@ def test_an_adapter_without_weights_makes_the_same_prompts(picture: Any) -> None
         assert one.positions.equal(other.positions)
         assert whole.facts == bare.facts
         assert whole.ends == bare.ends
+
+
+def test_a_folder_may_say_nothing_of_how_to_generate(tmp_path: Path) -> None:
+    folder = shutil.copytree(builtin()["tiny-llava"], tmp_path / "model")
+    (folder / "generation_config.json").unlink()
+    assert bare_adapter(str(folder)).ends
 
 
 def test_mistakes_at_loading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
 """What a request hears from the engine, and how large its pictures may be: needs no vLLM."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 from vllm_requests import request
 
 from halu.adapters import bare_adapter
-from halu.errors import BadImage
+from halu.errors import BadImage, Failed
 from halu.vllm.asked import PIXELS
+from halu.vllm.run import Run
 from halu.vllm.submission import Submission
 from halu.vlm import asking
 
@@ -77,3 +79,14 @@ def test_pictures_that_are_too_large_together_are_refused_by_name() -> None:
     asked = asking(large, "What is this?", strategy="vcd")
     with pytest.raises(BadImage, match="20,005,000 pixels together"):
         Submission(bare_adapter("tiny-llava"), asked, no_words, 512)
+
+
+def test_what_is_said_again_after_an_interruption_must_be_what_was_told() -> None:
+    run = object.__new__(Run)
+    run._one = cast("Any", SimpleNamespace(tokens=[5, 6, 7]))
+    run._skip = 3
+    run._check([5, 6])
+    run._skip = 1
+    run._check([7])
+    with pytest.raises(Failed, match="then answered differently"):
+        run._check([8])

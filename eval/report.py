@@ -2,10 +2,10 @@
 made again from the rows at any time.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from halu.eval.durable import replace_text
 from halu.eval.markdown import markdown
 from halu.eval.page import page
 from halu.eval.paired import group
@@ -29,10 +29,10 @@ def report(folder: Path) -> Summary:
     data = None if record.data is None else Path(record.data)
     pictures = thumbnails(folder, rows, data)
     samples = _packed(record, rows, list(pictures))
-    _replace(folder / SUMMARY, summary.model_dump_json(indent=1) + "\n")
-    _replace(folder / MARKDOWN, markdown(record, summary))
-    _replace(folder / CSV, sheet(summary))
-    _replace(folder / PAGE, page(record, summary, tables, samples, pictures.values()))
+    replace_text(folder / SUMMARY, summary.model_dump_json(indent=1) + "\n")
+    replace_text(folder / MARKDOWN, markdown(record, summary))
+    replace_text(folder / CSV, sheet(summary))
+    replace_text(folder / PAGE, page(record, summary, tables, samples, pictures.values()))
     return summary
 
 
@@ -40,10 +40,3 @@ def _packed(record: Manifest, rows: Sequence[Row], pictures: Sequence[str]) -> P
     numbers = {digest: number for number, digest in enumerate(pictures)}
     suffixes = {suite.name: suite.suffix for suite in record.benchmarks}
     return packed(grouped(record, rows), numbers, suffixes)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside it and rename, so that a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, "utf-8", newline="")
-    os.replace(partial, path)

@@ -6,7 +6,6 @@ killed run keeps all but a torn last line, which a resumed run cuts off.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 
 from halu.errors import BadInput
 from halu.eval.benchmark import Mark
+from halu.eval.durable import cut_torn_line, lock, replace_text
 from halu.eval.plan import FORMAT, Manifest, differences
 from halu.types import Finding, Record
 
@@ -24,7 +24,6 @@ MARKDOWN, CSV = "report.md", "report.csv"
 IMAGES, JUDGED = "images", "judge"
 _OURS = frozenset({"run.json.partial", ROWS, IMAGES, JUDGED})
 """What a run killed at its start may have left."""
-_PARTIAL = "run.json.partial"
 
 
 class Row(Record):
@@ -146,16 +145,14 @@ class Store:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._file = (self.folder / ROWS).open("ab")
-        _lock(self._file, self.folder)
+        lock(self._file, self.folder)
         if not begun:
             if (self.folder / RUN).exists():
                 self.close()
                 raise BadInput(f"Another run has begun in {self.folder}.", param="out")
             self._list_images()
-            partial = self.folder / _PARTIAL
-            partial.write_text(self.record.model_dump_json(indent=1) + "\n", "utf-8")
-            os.replace(partial, self.folder / RUN)
-        _cut_torn_line(self.folder / ROWS)
+            replace_text(self.folder / RUN, self.record.model_dump_json(indent=1) + "\n")
+        cut_torn_line(self.folder / ROWS)
         return self._file
 
     def _list_images(self) -> None:
@@ -262,23 +259,3 @@ def _refuse_foreign(folder: Path) -> None:
             hint="Name a new or an empty folder.",
             param="out",
         )
-
-
-def _cut_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        os.truncate(path, whole)
-
-
-def _lock(file: BinaryIO, folder: Path) -> None:
-    """Keep a second process out; freed when the file is closed, also by a kill."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise BadInput(f"Another process is writing to {folder}.", param="out") from error

@@ -7,14 +7,12 @@ seed; a data folder's pictures are halved. Trials are kept in `trials.jsonl`, so
 search goes on.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
 
 from halu.errors import BadInput, Unavailable, Unknown
 from halu.eval.backends import Opener
@@ -24,32 +22,9 @@ from halu.eval.plan import Arm, Plan
 from halu.eval.ranges import Range
 from halu.eval.run import Progress, rows_of, run, samples_of
 from halu.eval.store import Row
-from halu.types import Record
+from halu.eval.trials import Trial, Tuning, opened_trials
 
-TRIALS, TUNING, HELD_OUT = "trials.jsonl", "tuning.json", "held-out"
-
-
-class Trial(Record):
-    """A point of the search and the metric there; None where it is undefined."""
-
-    params: dict[str, Any]
-    value: float | None
-
-
-class Tuning(Record):
-    """`tuning.json`: what was searched, how, and what was chosen."""
-
-    strategy: str
-    model: str
-    benchmark: str
-    metric: str
-    better: str
-    ranges: dict[str, str]
-    fixed: dict[str, Any]
-    samples: int = Field(description="Questions on which every point was measured.")
-    seed: int
-    trials: tuple[Trial, ...] = ()
-    chosen: dict[str, Any] = Field(default_factory=dict)
+HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,31 +77,30 @@ def tune(
     tuning_plan, test_plan = search.halves(benchmark)
     samples = samples_of(benchmark, tuning_plan)
     record = _record(search, metric, len(samples))
-    done = _opened(out, record, resume)
-    if len(done) < search.trials and (out / HELD_OUT).exists():
-        raise BadInput(
-            f"The search in {out} is finished after {len(done)} points.",
-            hint="Search on in another folder.",
-            param="trials",
-        )
+    with opened_trials(out, record, resume) as kept:
+        if len(kept.done) < search.trials and (out / HELD_OUT).exists():
+            raise BadInput(
+                f"The search in {out} is finished after {len(kept.done)} points.",
+                hint="Search on in another folder.",
+                param="trials",
+            )
 
-    def told(trial: Trial) -> None:
-        _append(out / TRIALS, trial)
-        done.append(trial)
-        if progress:
-            progress(Progress(len(done), search.trials, benchmark.name, "tuning"))
+        def told(trial: Trial) -> None:
+            kept.add(trial)
+            if progress:
+                progress(Progress(len(kept.done), search.trials, benchmark.name, "tuning"))
 
-    with opened(search.plan.models[0]) as backend:
+        with opened(search.plan.models[0]) as backend:
 
-        def measure(params: dict[str, Any]) -> float | None:
-            arm = Arm(strategy=search.arm.strategy, params={**search.arm.params, **params})
-            rows = rows_of(benchmark, samples, arm, tuning_plan, backend)
-            return value_of(benchmark, rows, metric)
+            def measure(params: dict[str, Any]) -> float | None:
+                arm = Arm(strategy=search.arm.strategy, params={**search.arm.params, **params})
+                rows = rows_of(benchmark, samples, arm, tuning_plan, backend)
+                return value_of(benchmark, rows, metric)
 
-        _search(search, metric, list(done), measure, told)
-    chosen = best(done, metric)
-    record = record.model_copy(update={"trials": tuple(done), "chosen": chosen})
-    (out / TUNING).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
+            _search(search, metric, list(kept.done), measure, told)
+        chosen = best(kept.done, metric)
+        record = record.model_copy(update={"trials": tuple(kept.done), "chosen": chosen})
+        kept.end(record)
     tuned = Arm(strategy=search.arm.strategy, params={**search.arm.params, **chosen})
     arms = test_plan.model_copy(update={"strategies": (search.arm, tuned)})
     run(arms, opened, out / HELD_OUT, resume=resume, keep_going=True, progress=progress)
@@ -217,45 +191,3 @@ def _record(search: Search, metric: Metric, samples: int) -> Tuning:
         samples=samples,
         seed=search.plan.seed,
     )
-
-
-def _opened(out: Path, record: Tuning, resume: bool) -> list[Trial]:
-    """Trials that are there already; the folder is made if it is new."""
-    if out.exists() and any(out.iterdir()):
-        if not resume or not (out / TUNING).exists():
-            raise BadInput(
-                f"{out} is not empty.",
-                hint="Use --resume to continue a search, or name another folder.",
-                param="out",
-            )
-        then = _read(out / TUNING)
-        if then.model_copy(update={"trials": (), "chosen": {}}) != record:
-            raise BadInput(f"{out} holds another search.", param="out")
-        return _trials(out / TRIALS)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / TUNING).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
-    return []
-
-
-def _read(file: Path) -> Tuning:
-    try:
-        return Tuning.model_validate_json(file.read_text("utf-8"))
-    except ValidationError:
-        raise BadInput(f"{file} is not a record of a search.", param="out") from None
-
-
-def _trials(file: Path) -> list[Trial]:
-    """Whole lines; a torn last one is cut off."""
-    if not file.exists():
-        return []
-    lines = file.read_text("utf-8").split("\n")[:-1]
-    file.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    try:
-        return [Trial.model_validate(json.loads(line)) for line in lines]
-    except ValueError as error:
-        raise BadInput(f"{file} is damaged: {type(error).__name__}.", param="out") from None
-
-
-def _append(file: Path, trial: Trial) -> None:
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(trial.model_dump_json() + "\n")

@@ -11,12 +11,14 @@ from halu.decoders.vcd import VCD
 from halu.errors import BadInput, Unknown
 from halu.eval import ranges
 from halu.eval.benchmark import benchmarks
+from halu.eval.durable import lock
 from halu.eval.plan import Arm, Plan, Source, half_of
 from halu.eval.played import played
 from halu.eval.ranges import Range
 from halu.eval.run import samples_of
 from halu.eval.store import read_rows
-from halu.eval.tune import HELD_OUT, TRIALS, Search, best, tune
+from halu.eval.trials import TRIALS, Trial
+from halu.eval.tune import HELD_OUT, Search, best, tune
 from halu.scenes.files import write
 from halu.strategy import strategies
 from halu.types import Request
@@ -97,6 +99,15 @@ def test_a_stopped_search_goes_on(tmp_path: Path) -> None:
     assert again == found
 
 
+def test_two_searches_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    found = tune(search(), played(reply), tmp_path / "out")
+    with (tmp_path / "out" / TRIALS).open("a") as other:
+        lock(other, tmp_path)
+        with pytest.raises(BadInput, match="Another process"):
+            tune(search(), played(reply), tmp_path / "out", resume=True)
+    assert tune(search(), played(reply), tmp_path / "out", resume=True) == found
+
+
 def test_a_folders_pictures_are_halved(tmp_path: Path) -> None:
     write(tmp_path / "data", 20, 0)
     pope = benchmarks.get("pope")
@@ -167,7 +178,6 @@ def test_declared_ranges_are_those_of_the_parameters() -> None:
 
 
 def test_metrics_are_checked_and_undefined_points_lose() -> None:
-    from halu.eval.tune import Trial
 
     pope = benchmarks.get("pope-scenes")
     accuracy = pope.metrics[0]

@@ -136,6 +136,8 @@ def _shared_out(
                 param=f"params.{key}",
                 because=because,
             )
+        if field in values[owners[0]]:
+            raise BadInput(f"Parameter {field!r} is given twice.", param=f"params.{key}")
         values[owners[0]][field] = value
     return values
 

@@ -11,7 +11,7 @@ from typing import Any
 from halu.endpoint import Endpoint, data_uri
 from halu.errors import Unknown, Unsupported
 from halu.strategy import strategies
-from halu.types import Answer, Event, Message, Request, Resolved, Text, Usage
+from halu.types import Answer, Event, Finding, Message, Request, Resolved, Text, Usage
 from halu.vlm import VLM
 
 KEY = "HALU_API_KEY"
@@ -45,9 +45,11 @@ class Remote(VLM):
 
     def run(self, request: Request) -> Iterator[Event]:
         """Streams one request; tokens are the server's own affair, so events have none."""
-        said, reason, usage, told = "", "stop", None, None
+        said, reason, usage = "", "stop", None
+        told: dict[str, Any] = {}
         for chunk in self.endpoint.stream(**_asked(self.name, request)):
-            told = getattr(chunk, "halu", None) or told
+            own = getattr(chunk, "halu", None)
+            told |= own if isinstance(own, Mapping) else {}
             usage = chunk.usage or usage
             for choice in chunk.choices[:1]:
                 reason = choice.finish_reason or reason
@@ -68,12 +70,15 @@ class Remote(VLM):
         self, request: Request, text: str, reason: str | None, usage: Any, told: Any
     ) -> Answer:
         halu: Mapping[str, Any] = told if isinstance(told, Mapping) else {}
+        with self.endpoint.plain_words():
+            findings = tuple(map(Finding.model_validate, halu.get("findings") or ()))
         return Answer(
             text=text,
             tokens=(),
             finish_reason="length" if reason == "length" else "stop",
             usage=_usage(usage, halu),
             strategy=self._strategy(request, halu),
+            findings=findings,
         )
 
     def _strategy(self, request: Request, halu: Mapping[str, Any]) -> Resolved:

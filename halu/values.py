@@ -32,7 +32,7 @@ def value(text: str) -> Any:
     for form in (text, f"[{text}]") if "," in text else (text,):
         try:
             return json.loads(form)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return text
 

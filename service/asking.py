@@ -15,6 +15,7 @@ from halu.service.intake import Intake
 from halu.service.options import checks, parameters
 from halu.service.refusals import NotFound, placed
 from halu.service.schema import (
+    MOST_LETTERS,
     Arm,
     ChatMessage,
     ChatRequest,
@@ -243,9 +244,13 @@ def _one(field: str | None, suffix: str | None, header: str | None) -> str:
     """The strategy, which may be named in three places; empty: none is.
 
     Raises:
-        BadInput: if two places disagree.
+        BadInput: if two places disagree, or a name is longer than any.
     """
     given = {name for name in (field, suffix, header) if name}
+    if any(len(name) > MOST_LETTERS for name in given):
+        raise BadInput(
+            f"A strategy's name has more than {MOST_LETTERS} letters.", param="halu.strategy"
+        )
     if len(given) > 1:
         raise BadInput(
             f"Two strategies are named: {' and '.join(sorted(given))}.", param="halu.strategy"

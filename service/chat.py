@@ -70,6 +70,7 @@ async def _answer(
     site: Deployment, body: Conversation, asked: Asked, http: Request, reply: Any
 ) -> Any:
     state = http.scope["state"]
+    end = state["arrived"] + site.settings.deadline_seconds
     _note(state["told"], asked)
     answering = Answering(
         site.worker(asked.model),
@@ -84,17 +85,17 @@ async def _answer(
         asked,
         worker=site.worker(asked.model),
         tenant=state["tenant"],
-        end=state["arrived"] + site.settings.deadline_seconds,
+        end=end,
     )
     if body.stream:
-        return await _streamed(answering, body, asked, check, http)
+        return await _streamed(answering, body, asked, check, http, end)
     answers, findings = await unless_gone(http.receive, _whole(answering, check))
     state["told"]["tokens"] = sum(answer.usage.completion_tokens for answer in answers)
     return reply(asked, answers, findings)
 
 
 async def _streamed(
-    answering: Answering, body: Conversation, asked: Asked, check: Check, http: Request
+    answering: Answering, body: Conversation, asked: Asked, check: Check, http: Request, end: float
 ) -> Response:
     await answering.__aenter__()
     try:
@@ -104,7 +105,8 @@ async def _streamed(
         raise
     wanted = body.stream_options is not None and bool(body.stream_options.include_usage)
     told = http.scope["state"]["told"]
-    return EventStream(answering, stream(answering, asked, check, told, with_usage=wanted))
+    events = stream(answering, asked, check, told, with_usage=wanted)
+    return EventStream(answering, events, end)
 
 
 async def _whole(

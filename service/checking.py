@@ -1,18 +1,18 @@
 """Detectors on finished answers: in a thread, a few at a time, their time and finds counted."""
 
 import queue
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import anyio
-import anyio.to_thread
 from PIL import Image
 
 from halu.detector import Detector, DetectorContext, find, in_order, stated
 from halu.errors import HaluError
 from halu.service.asking import Asked
+from halu.service.giving_up import Threads
 from halu.service.metrics import Metrics
 from halu.service.refusals import Gone, Late
 from halu.service.tasks import News, Task
@@ -31,7 +31,7 @@ class Checks:
     """
 
     metrics: Metrics
-    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
+    threads: Threads = field(default_factory=lambda: Threads(THREADS))
 
     async def answer(
         self, asked: Asked, index: int, answer: Answer, worker: Worker, tenant: str, end: float
@@ -74,10 +74,7 @@ class Checks:
     ) -> list[Finding]:
         work = partial(self._timed, answer, images, using, known)
         try:
-            with anyio.fail_after(max(0.0, end - time.monotonic())):
-                return await anyio.to_thread.run_sync(
-                    work, limiter=self.threads, abandon_on_cancel=True
-                )
+            return await self.threads.run(work, end - time.monotonic())
         except TimeoutError:
             raise Late("The detectors were not done in time.") from None
 
@@ -87,9 +84,12 @@ class Checks:
         images: Sequence[Image.Image],
         using: Sequence[Detector],
         known: DetectorContext,
+        gone: threading.Event,
     ) -> list[Finding]:
         found: list[Finding] = []
         for one in using:
+            if gone.is_set():
+                break
             with self.metrics.detector.labels(one.name).time():
                 own = find(answer, images, (one,), known)
             self.metrics.flagged.labels(one.name).inc(len(own))

@@ -193,11 +193,11 @@ async def refuse(error: HaluError, scope: Scope, receive: Receive, send: Send) -
     head = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
     await send(head)
     await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    end = time.monotonic() + LINGER_SECONDS
     more = scope["method"] in ("POST", "PUT", "PATCH")
-    while more and time.monotonic() < end:
-        message = await receive()
-        more = message["type"] == "http.request" and message.get("more_body", False)
+    with anyio.move_on_after(LINGER_SECONDS):
+        while more:
+            message = await receive()
+            more = message["type"] == "http.request" and message.get("more_body", False)
     await send({"type": "http.response.body", "body": b""})
 
 

@@ -184,7 +184,11 @@ class Fetch:
 
     def _next(self, target: Target, location: str) -> Target:
         here = f"{target.scheme}://{_bracketed(target.host)}:{target.port}{target.path}"
-        found = self.policy.target(urljoin(here, location))
+        try:
+            there = urljoin(here, location)
+        except ValueError:  # no address at all
+            raise _refused() from None
+        found = self.policy.target(there)
         if target.scheme == "https" and found.scheme != "https":
             raise _refused()
         return found

@@ -188,7 +188,7 @@ def translated(sent: bytes, header: str | None, site: Deployment) -> dict[str, A
     """
     try:
         body = json.loads(sent)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(body, dict):
         return None
@@ -224,7 +224,7 @@ def _options(text: Any) -> Any:
     """What `vllm_xargs` says; none if it is one branch, planned by whoever sent it."""
     try:
         found = json.loads(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise BadInput("`vllm_xargs.halu` is no JSON string.", param="vllm_xargs") from None
     planned = isinstance(found, dict) and set(found) & (set(Asked.model_fields) - SHARED)
     return None if planned else found

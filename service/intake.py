@@ -6,6 +6,7 @@ a deadline. A path or a `file:` address is never a picture.
 
 import base64
 import binascii
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,8 +17,9 @@ from PIL import Image
 from halu.errors import BadImage, HaluError
 from halu.images import open_image
 from halu.service.fetch import Fetch
+from halu.service.giving_up import NoTurn, Threads
 from halu.service.metrics import Metrics
-from halu.service.refusals import BadAddress
+from halu.service.refusals import BadAddress, Busy
 from halu.service.schema import ImageUrl
 
 LOW_DETAIL = 512
@@ -45,7 +47,7 @@ class Intake:
     max_bytes: int
     max_pixels: int
     seconds: float
-    threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(THREADS))
+    threads: Threads = field(default_factory=lambda: Threads(THREADS))
 
     async def open(self, addresses: Mapping[str, ImageUrl]) -> list[Image.Image]:
         """The pictures of a request, in order, by their paths in its body.
@@ -89,14 +91,13 @@ class Intake:
             return await self.fetch.get(url)
 
     async def _decoded(self, data: bytes, most_pixels: int) -> Image.Image:
-        def decode() -> Image.Image:
+        def decode(gone: threading.Event) -> Image.Image:
             return open_image(data, most_pixels=most_pixels)
 
         try:
-            with anyio.fail_after(self.seconds):
-                return await anyio.to_thread.run_sync(
-                    decode, limiter=self.threads, abandon_on_cancel=True
-                )
+            return await self.threads.run(decode, self.seconds)
+        except NoTurn:
+            raise Busy("Other pictures are being decoded.", seconds=self.seconds) from None
         except TimeoutError:
             raise BadImage(
                 "The picture takes too long to decode.", code="image_too_large"

@@ -74,9 +74,11 @@ def new_key(file: Path, name: str) -> str:
     if not NAME.fullmatch(name):
         raise BadInput(f"{name!r} is not a name.", hint="Letters, digits, '.', '_' and '-'.")
     key = f"halu-{secrets.token_urlsafe(32)}"
-    opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(opened, "a", encoding="utf-8") as lines:
-        lines.write(f"{name} {_digest(key).hex()}\n")
+    opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(opened, "ab+") as lines:
+        lines.seek(0)
+        torn = lines.read()[-1:] not in (b"", b"\n")  # somebody's editor left the end off
+        lines.write(b"\n" * torn + f"{name} {_digest(key).hex()}\n".encode())
     return key
 
 

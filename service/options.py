@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from halu.detector import Detector, chosen, detectors
 from halu.errors import BadInput
@@ -31,6 +32,8 @@ def parameters(
             given = {key, f"{strategy.name}.{key}"} & set(arm.params)
             if given:
                 _refuse_operators(strategy.name, strategy.Params, (key,), f"params.{min(given)}")
+                for name in given if _looks(strategy.Params.model_fields[key]) else ():
+                    _refuse_weights(arm.params[name], f"params.{name}")
             elif key in own:
                 found[f"{strategy.name}.{key}"] = own[key]
     return found
@@ -62,6 +65,19 @@ def checks(texts: Sequence[str], settings: Settings) -> tuple[Detector, ...]:
             )
         found.append(one)
     return chosen(found)
+
+
+def _looks(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("looks"))
+
+
+def _refuse_weights(lookers: Any, where: str) -> None:
+    """Refuses detectors of a strategy that bring an operator's parameters along."""
+    for text in lookers if isinstance(lookers, list) else [lookers]:
+        with placed({"": where}):
+            name, values = with_parameters(str(text))
+        kind = detectors.get(name)
+        _refuse_operators(kind.name, kind.Params, values, where)
 
 
 def _refuse_operators(

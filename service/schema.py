@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 Detail = Literal["auto", "low", "high", "original"]
+MOST_LETTERS = 200
+"""Of a strategy's name, its parts joined."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -131,7 +133,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     strategy: str | None = Field(
-        None, max_length=200, description="Registered name; parts joined with '+'."
+        None, max_length=MOST_LETTERS, description="Registered name; parts joined with '+'."
     )
     params: dict[str, Any] = Field(
         default_factory=dict, description="The strategy's parameters; see /v1/strategies."
@@ -237,7 +239,7 @@ class Arm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strategy: str = Field(max_length=200)
+    strategy: str = Field(max_length=MOST_LETTERS)
     params: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -4,22 +4,27 @@ First a role for each choice, then text as it comes, each choice's reason to end
 found, usage if asked for, and `[DONE]`. An error after the first byte is an event too.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import anyio
 from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from halu.errors import HaluError
+from halu.errors import Failed, HaluError
 from halu.service import refusals, reporting
 from halu.service.answering import Answering
 from halu.service.asking import Asked
+from halu.service.logs import log
 from halu.service.replies import Chunk, ChunkChoice, Delta
 from halu.types import Answer, Event, Finding
 
+READING_SECONDS = 10.0
+"""For a client to read the last of an answer whose time is up."""
 BEAT_SECONDS = 10.0
 """Between two comments that keep a silent connection open."""
 Check = Callable[[int, Answer], Awaitable[reporting.Findings]]
@@ -29,16 +34,24 @@ HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """A stream that ends its tasks however it ends itself."""
+    """A stream that ends its tasks however it ends itself.
 
-    def __init__(self, answering: Answering, events: AsyncIterator[bytes]) -> None:
+    Args:
+        answering: the tasks.
+        events: what is sent.
+        end: when the answer is over at the latest (monotonic).
+    """
+
+    def __init__(self, answering: Answering, events: AsyncIterator[bytes], end: float) -> None:
         super().__init__(events, media_type="text/event-stream", headers=HEADERS)
         self.answering = answering
+        self.end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends until the end, or until the client has left."""
+        """Sends until the end, or until the client has left or no longer reads."""
         try:
-            await super().__call__(scope, receive, send)
+            with anyio.move_on_after(self.end - time.monotonic() + READING_SECONDS):
+                await super().__call__(scope, receive, send)
         finally:
             self.answering.cancel()
 
@@ -129,6 +142,9 @@ async def stream(
         yield DONE
     except HaluError as error:
         yield _event(refusals.body(error))
+    except Exception as error:
+        log.error("failed", exc_info=error)
+        yield _event(refusals.body(Failed("")))
 
 
 def _plain(record: BaseModel) -> dict[str, Any]:

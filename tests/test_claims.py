@@ -193,3 +193,13 @@ def captions(name: str) -> dict[int, str]:
     """The captions of one file, by picture."""
     rows = map(json.loads, (CHAIR / name).read_text().splitlines())
     return {row["image_id"]: row["caption"] for row in rows}
+
+
+def test_colours_in_a_row_are_no_thing_and_end() -> None:
+    for text, named in (
+        ("A red orange car.", ["car"]),
+        ("An orange orange.", ["orange"]),
+        ("Oranges, red apples.", ["orange", "apple"]),
+    ):
+        assert [one.subject for one in claims(text) if one.kind == "object"] == named
+    assert claims("red " * 5000) == ()

@@ -20,6 +20,7 @@ class Server(Bench):
 
     knows_halu = True
     runs: str | None = None
+    findings: tuple[dict[str, Any], ...] = ()
 
     def answer(self, sent: dict[str, Any], key: str | None) -> tuple[int, bytes]:
         status, body = super().answer(sent, key)
@@ -35,16 +36,27 @@ class Server(Bench):
                     "params": {"alpha": 0.5, "beta": 0.1},
                 },
                 "forwards": 4,
+                **({"findings": self.findings} if self.findings else {}),
                 "image_tokens": 64,
             }
         return 200, streamed(found) if sent.get("stream") else json.dumps(found).encode()
 
 
 def streamed(found: dict[str, Any]) -> bytes:
-    """A whole completion as one event of a stream."""
+    """A whole completion as a stream: what was said and ran, then findings in an event of their
+    own, as a halu server sends them.
+    """
     (choice,) = found["choices"]
-    chunk = {**found, "choices": [{**choice, "delta": choice["message"]}]}
-    return f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+    told = dict(found.get("halu", {}))
+    findings = told.pop("findings", None)
+    chunks = [{**found, "choices": [{**choice, "delta": choice["message"]}]}]
+    if told:
+        chunks[0]["halu"] = {"index": 0, **told}
+    if findings is not None:
+        chunks.append({**found, "choices": [], "halu": {"index": 0, "findings": findings}})
+    return b"".join(f"data: {json.dumps(one)}\n\n".encode() for one in (*chunks, "[DONE]")).replace(
+        b'"[DONE]"', b"[DONE]"
+    )
 
 
 @pytest.fixture
@@ -204,3 +216,24 @@ def test_through_our_own_server_as_in_this_process(served: Any, scene: Any, stra
     assert last.answer is not None
     assert last.answer.strategy == here.strategy
     assert last.answer.usage == here.usage
+
+
+def test_what_a_strategy_noted_comes_along(vlm: VLM, server: Server, picture: Any) -> None:
+    noted = {"start": 0, "stop": 1, "score": 0.9, "reason": "not there", "detector": "woodpecker"}
+    server.findings = (noted,)
+    request = asking(picture(), "Describe it.", strategy="vcd")
+    streamed = list(vlm.run(request))[-1].answer
+    for answer in (streamed, vlm.generate([request])[0]):
+        assert answer is not None
+        assert answer.strategy.params == ALL
+        (found,) = answer.findings
+        assert (found.start, found.stop, found.reason) == (0, 1, "not there")
+
+
+@pytest.mark.parametrize("odd", [{"start": 1}, 7])
+def test_findings_that_are_none_are_one_clear_error(
+    odd: Any, vlm: VLM, server: Server, picture: Any
+) -> None:
+    server.findings = (odd,)
+    with pytest.raises(Failed, match="something else than a chat completion"):
+        vlm.generate([asking(picture(), "Describe it.", strategy="vcd")])

@@ -165,6 +165,7 @@ def test_one_private_answer_is_enough_to_refuse(answers: tuple[str, ...]) -> Non
         "file:///etc/passwd",
         "//inside.example/",
         "https://images.example:8080/",
+        "https://[::1",
     ],
 )
 def test_every_hop_is_checked_again(location: str) -> None:

@@ -9,18 +9,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
 pytest.importorskip("prometheus_client")
 
 from live import chat, live, until
+
+from halu.errors import BadInput
+from halu.service import checking, doorway, streaming
+from halu.service.giving_up import NoTurn, Threads
 
 DESCRIBE = "Please describe this image in detail."
 QUESTION = "Is there a dog in the image?"
@@ -145,7 +151,7 @@ def test_when_the_client_leaves_what_detectors_ask_ends_too(
     before = model.steps
     until(lambda: rows(server) == 0, seconds=2)
     assert model.steps - before <= 2
-    until(lambda: server.site.checks.threads.borrowed_tokens == 0, seconds=2)
+    until(lambda: server.site.checks.threads.working == 0, seconds=2)
 
 
 def test_at_the_deadline_what_detectors_ask_ends_too(scene: Any) -> None:
@@ -155,7 +161,7 @@ def test_at_the_deadline_what_detectors_ask_ends_too(scene: Any) -> None:
         reply = server.chat(scene, DESCRIBE, max_tokens=30, halu=halu)
         assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
         until(lambda: rows(server) == 0, seconds=2)
-        until(lambda: server.site.checks.threads.borrowed_tokens == 0, seconds=2)
+        until(lambda: server.site.checks.threads.working == 0, seconds=2)
 
 
 def test_beyond_its_places_the_server_refuses_at_once(slow: tuple[Any, Slow], scene: Any) -> None:
@@ -320,3 +326,78 @@ def test_a_prompt_that_does_not_fit_is_refused(served: Any, scene: Any, text: st
     assert "2048" in reply.json()["error"]["message"]
     assert before == 0
     assert served.chat(scene, QUESTION, max_tokens=2).status_code == 200
+
+
+def test_work_that_is_given_up_keeps_its_place_and_does_not_begin_late() -> None:
+    async def main() -> None:
+        threads, hold, begun = Threads(1), threading.Event(), []
+
+        def slow(gone: threading.Event) -> bool:
+            begun.append("slow")
+            return hold.wait(20)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(threads.run, slow, 20)
+            while not begun:
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        with pytest.raises(NoTurn):
+            await threads.run(lambda gone: begun.append("late"), 0.1)
+        assert threads.working == 1
+        hold.set()
+        assert await threads.run(lambda gone: 7, 20) == 7
+        assert (begun, threads.working) == (["slow"], 0)
+
+    anyio.run(main)
+
+
+def test_a_client_that_does_not_read_gives_its_place_back(monkeypatch: Any) -> None:
+    monkeypatch.setattr(streaming, "READING_SECONDS", 0.2)
+    ended = []
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b"data: a\n\n"
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        answering: Any = SimpleNamespace(cancel=lambda: ended.append(True))
+        with anyio.fail_after(10):
+            stream = streaming.EventStream(answering, events(), time.monotonic())
+            await stream({"type": "http", "asgi": {"spec_version": "2.4"}}, receive, send)
+
+    anyio.run(main)
+    assert ended
+
+
+def test_a_refused_client_that_sends_nothing_is_not_waited_for(monkeypatch: Any) -> None:
+    monkeypatch.setattr(doorway, "LINGER_SECONDS", 0.2)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        with anyio.fail_after(10):
+            await doorway.refuse(BadInput("No."), {"method": "POST"}, receive, send)
+
+    anyio.run(main)
+    assert [message.get("more_body") for message in sent] == [None, True, None]
+
+
+def test_a_detector_that_breaks_is_an_event_of_the_stream(scene: Any, monkeypatch: Any) -> None:
+    async def broken(*args: Any, **own: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(checking.Checks, "answer", broken)
+    with live() as server:
+        reply = server.chat(scene, QUESTION, stream=True)
+        last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
+        assert last["error"]["message"] == "The server failed while it answered."

@@ -369,6 +369,8 @@ def test_places_come_back() -> None:
 
 def test_keys_are_kept_as_hashes(tmp_path: Path) -> None:
     file = tmp_path / "keys"
+    file.touch(0o600)
+    file.write_text("# our keys", encoding="utf-8")  # no end of line, as some editors leave it
     first, second = new_key(file, "ann"), new_key(file, "ann")
     text = file.read_text()
     assert first not in text
@@ -442,6 +444,47 @@ def test_a_body_that_dribbles_in_holds_its_place_for_a_while_only() -> None:
 
 
 # What clients may not say
+
+
+WEIGHTS = ["objects:finders=open", "clip:weights=/etc"]
+"""Detectors of a strategy that bring an operator's parameters along."""
+
+
+@pytest.mark.parametrize("given", [WEIGHTS, WEIGHTS[0], ["ocr", WEIGHTS[1]]])
+@pytest.mark.parametrize("strategy", ["sentinel", "woodpecker"])
+def test_weights_of_a_strategys_detectors_are_named_by_the_operator(
+    served: Any, scene: Any, strategy: str, given: Any
+) -> None:
+    for name, param in ((strategy, "detectors"), (f"vhr+{strategy}", f"{strategy}.detectors")):
+        halu = {"strategy": name, "params": {param: given}}
+        reply = served.chat(scene, QUESTION, halu=halu)
+        assert reply.status_code == 400
+        assert "set by the operator" in reply.json()["error"]["message"]
+    twice = {"detectors": ["objects"], f"{strategy}.detectors": given}
+    reply = served.chat(scene, QUESTION, halu={"strategy": strategy, "params": twice})
+    assert reply.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "given", [7, {"a": 1}, [7], "nobody", ["objects:threshold=" + "[" * 5000]], ids=repr
+)
+def test_detectors_of_a_strategy_that_are_no_names(served: Any, scene: Any, given: Any) -> None:
+    halu = {"strategy": "woodpecker", "params": {"detectors": given}}
+    assert served.chat(scene, QUESTION, halu=halu).status_code == 400
+
+
+def test_a_strategys_name_has_an_end(served: Any, scene: Any) -> None:
+    long = "x" * 300
+    suffixed = served.chat(scene, QUESTION, model=f"tiny-llava@{long}")
+    headed = httpx2.post(
+        f"{served.url}/v1/chat/completions",
+        json=chat(scene, QUESTION),
+        headers={"x-halu-strategy": long},
+        trust_env=False,
+    )
+    for reply in (suffixed, headed):
+        assert reply.status_code == 400
+        assert "more than 200 letters" in reply.json()["error"]["message"]
 
 
 OPERATORS = [

@@ -19,6 +19,8 @@ _NOT_THINGS = frozenset(
     composition depiction interaction conversation attention event experience impression
     """.split()
 )
+_MOST_COLORS = 4
+"""Colours in a row that may stand before a thing."""
 _LONGEST_NAME = 3
 """Most nouns in a row that name one thing."""
 
@@ -63,10 +65,13 @@ def mentions(
     ]
 
 
-def _listed(base: Sequence[str], place: int) -> tuple[int, str]:
-    """How many words from here are one entry of the list, and the object that they name."""
+def _listed(base: Sequence[str], place: int, colors: int = 0) -> tuple[int, str]:
+    """How many words from here are one entry of the list, and the object that they name; `colors`
+    stand before it.
+    """
     known = words()
-    if base[place] in COLORS and place + 1 < len(base) and _listed(base, place + 1)[1]:
+    described = colors < _MOST_COLORS and base[place] in COLORS and place + 1 < len(base)
+    if described and _listed(base, place + 1, colors + 1)[1]:
         return 0, ""  # an orange car
     for size in range(min(known.longest, len(base) - place), 0, -1):
         name = known.names.get(" ".join(base[place : place + size]))

@@ -86,6 +86,13 @@ def asks(house: Any, messages: Any, **more: Any) -> Any:
     return translated(json.dumps({"messages": messages, **more}).encode(), None, house)
 
 
+def test_json_that_is_too_deep_is_no_chat_and_no_options() -> None:
+    house = site()
+    assert translated(b"[" * 100_000, None, house) is None
+    with pytest.raises(BadInput, match="no JSON string"):
+        asks(house, TEXT, vllm_xargs={"halu": "[" * 100_000})
+
+
 def test_the_operators_strategy_is_for_chats_that_show_a_picture() -> None:
     """The others stay with vLLM, which knows tools and grammars."""
     house = site(strategy="vcd")

@@ -10,22 +10,21 @@ best of all goes on: clean with an object not yet named, clean, without claims, 
 fewest hallucinated; of equals the likeliest per token. That is repeated up to `rounds` times while
 the best is hallucinated. first="sampled" draws at every sentence without waiting for a mistake. An
 answer ends when more than `finish` of the candidates say nothing.
-Ours: all of this use at inference time. As in the paper: ten sentences at temperature 0.7, labels,
-the order of preference, the share that finishes. Not reproduced: coreference, a scene-graph parser
-(halu.claims reads the sentences). `halu.preferences` writes the paper's training pairs.
+The built-in finders know drawings and no photographs, for which detectors="objects:finders=open"
+asks GroundingDINO and OWLv2. Ours: all of this use at inference time. As in the paper: ten
+sentences at temperature 0.7, labels, the order of preference, the share that finishes. Not
+reproduced: coreference, a scene-graph parser (halu.claims reads the sentences). `halu.preferences`
+writes the paper's training pairs.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from halu.detector import DetectorContext, detectors
+from halu.detector import LOOKS, DetectorContext, Lookers, lookers
 from halu.drafting import Manner, Sentences
-from halu.errors import Unsupported
 from halu.labelling import Judge
 from halu.strategy import Context, Paper, Plan, Strategy, StrategyParams, strategies
-
-Name = Annotated[str, Field(max_length=64)]
 
 
 @strategies.register("sentinel")
@@ -41,8 +40,10 @@ class Sentinel(Strategy):
     class Params(StrategyParams):
         """Who judges, and how many sentences are drawn."""
 
-        detectors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)] = Field(
-            ("objects",), description="Detectors that look at the picture."
+        detectors: Lookers = Field(
+            ("objects",),
+            description="Detectors that look at the picture.",
+            json_schema_extra=LOOKS,
         )
         candidates: int = Field(10, ge=1, le=32, description="Sentences drawn at once.")
         rounds: int = Field(2, ge=0, le=8, description="Most draws for one sentence; 0: none.")
@@ -62,12 +63,7 @@ class Sentinel(Strategy):
     def plan(self, ctx: Context) -> Plan:
         """The main branch, searched sentence by sentence."""
         p = self.params
-        using = [detectors.get(name).configured({"threshold": 0.0}) for name in p.detectors]
-        if blind := [one.name for one in using if one.kind != "picture"]:
-            raise Unsupported(
-                f"Strategy 'sentinel' judges sentences by the picture; {blind[0]!r} does not.",
-                param="params.detectors",
-            )
+        using = lookers(p.detectors, self.name)
         if not p.rounds and p.first == "greedy":
             return Plan(ctx.main)
         asked = DetectorContext(ctx.request)

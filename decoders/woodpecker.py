@@ -9,8 +9,9 @@ are not there are taken out of their sentences and wrong words replaced (halu.co
 needs no model that follows instructions, and "Yes" to a question about such an object becomes "No".
 Nothing is rewritten where nothing is doubted. Every change is a finding of the answer, with its
 reason, at the words as they now stand.
-Ours: the detectors (the release has GroundingDINO; objects with finders="open" has it too), "rules"
-and "model", the wording, questions made of claims (the release asks a language model for them and
+The built-in finders know drawings and no photographs, for which detectors="objects:finders=open"
+asks GroundingDINO, as the release does, and OWLv2. Ours: the choice of detectors, "rules" and
+"model", the wording, questions made of claims (the release asks a language model for them and
 BLIP-2 for the answers). Not reproduced: pronoun resolution (a pronoun names no object, so that
 nothing is asked about it), boxes in the corrected text (those that a corrector writes are taken
 out).
@@ -18,13 +19,13 @@ out).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from halu.conversation import instead, question_of
 from halu.correcting import Corrector
-from halu.detector import detectors
+from halu.detector import LOOKS, Lookers, lookers
 from halu.endpoint import Endpoint
 from halu.errors import BadInput, Unsupported
 from halu.finishing import Finished
@@ -37,9 +38,10 @@ WISH = (
     "{facts}\nWrite the answer again so that it agrees with these facts. Change nothing else, and"
     " write the answer alone."
 )
+PATIENCE = 20.0
+"""Seconds for the endpoint's answer: whoever decodes beside this one waits as well."""
 SHORT = 16
 """Tokens of the model's answer about a number, colour or place."""
-Name = Annotated[str, Field(max_length=64)]
 
 
 @strategies.register("woodpecker")
@@ -55,8 +57,10 @@ class Woodpecker(Strategy):
     class Params(StrategyParams):
         """Who checks, and who corrects."""
 
-        detectors: Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)] = Field(
-            ("objects",), description="Detectors that look at the picture."
+        detectors: Lookers = Field(
+            ("objects",),
+            description="Detectors that look at the picture.",
+            json_schema_extra=LOOKS,
         )
         threshold: float = Field(
             0.5, ge=0, le=1, description="Least score of what is corrected; 1: nothing is."
@@ -89,12 +93,7 @@ class Woodpecker(Strategy):
     def plan(self, ctx: Context) -> Plan:
         """The main branch, its answer corrected at the end."""
         p = self.params
-        using = [detectors.get(name).configured({"threshold": 0.0}) for name in p.detectors]
-        if blind := [one.name for one in using if one.kind != "picture"]:
-            raise Unsupported(
-                f"Strategy 'woodpecker' checks by the picture; {blind[0]!r} does not.",
-                param="params.detectors",
-            )
+        using = lookers(p.detectors, self.name)
         if other := [one.name for one in using if one.judges != "objects"]:
             raise Unsupported(
                 f"Strategy 'woodpecker' corrects objects; {other[0]!r} judges quoted words.",
@@ -142,7 +141,7 @@ class Words:
 
 
 def _replied(p: Woodpecker.Params, wish: str, most: int) -> str:
-    endpoint = Endpoint(p.url or "", key=KEY, who="corrector")
+    endpoint = Endpoint(p.url or "", key=KEY, who="corrector", retries=0, seconds=PATIENCE)
     reply = endpoint.complete(
         model=p.model,
         messages=[{"role": "user", "content": wish}],

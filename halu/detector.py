@@ -8,10 +8,10 @@ picture (`detect`).
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from halu.conversation import question_of
 from halu.errors import BadInput, Unsupported
@@ -19,11 +19,22 @@ from halu.images import ImageLike, open_images
 from halu.registry import Registry
 from halu.types import Answer, Finding, Generate, Request, Resolved, Usage, checked
 from halu.types import question as turn
+from halu.values import with_parameters
 
 Images = Sequence[Image.Image]
 Kind = Literal["trace", "picture", "model"]
 Detectors = Sequence["str | Detector"] | Mapping[str, Mapping[str, Any]]
 """Names, configured detectors, or names with parameters."""
+LOOKS: dict[str, Any] = {"looks": True}
+"""The mark of a parameter that names detectors, whose own parameters may be an operator's."""
+Lookers = Annotated[
+    tuple[Annotated[str, Field(max_length=4096)], ...],
+    Field(min_length=1, max_length=8),
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else given),
+]
+"""The parameter by which a strategy is told who looks at the picture, each as `"objects"` or
+`"objects:finders=open"`; `lookers` reads it.
+"""
 
 
 class DetectorParams(BaseModel):
@@ -137,6 +148,31 @@ def chosen(names: Detectors) -> tuple[Detector, ...]:
     found = [one if isinstance(one, Detector) else detectors.get(one)() for one in names]
     if len({one.name for one in found}) < len(found):
         raise BadInput("A detector is named twice.", param="detectors")
+    return tuple(found)
+
+
+def lookers(texts: Sequence[str], strategy: str) -> tuple[Detector, ...]:
+    """The detectors with which a strategy looks at the picture; they tell whatever they measure.
+
+    Raises:
+        Unknown: a detector or parameter that does not exist; near matches are named.
+        BadInput: a parameter out of range, or a threshold, which is the strategy's own.
+        Unsupported: a detector that rests on something else.
+    """
+    found = []
+    for name, values in map(with_parameters, texts):
+        if "threshold" in values:
+            raise BadInput(
+                f"Strategy {strategy!r} has thresholds of its own; {name!r} takes none here.",
+                param="params.detectors",
+            )
+        one = detectors.get(name).configured({**values, "threshold": 0.0})
+        if one.kind != "picture":
+            raise Unsupported(
+                f"Strategy {strategy!r} looks at the picture; {one.name!r} does not.",
+                param="params.detectors",
+            )
+        found.append(one)
     return tuple(found)
 
 

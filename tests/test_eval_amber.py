@@ -118,6 +118,26 @@ def test_denominators_start_at_a_thousandth_and_f1_is_made_of_rounded_figures() 
     assert float(existence["f1"]) == pytest.approx(2 * 1 * 0.666 / (1.666 + 0.001), abs=1e-12)
 
 
+def counted(**own: int) -> list[int]:
+    return list((dict.fromkeys(COUNTS, 0) | own).values())
+
+
+def test_what_was_asked_but_never_named_is_zero_and_what_was_not_asked_is_undefined() -> None:
+    told = counted(captions=4, captions_wrong=1)
+    asked = counted(questions=2, label_no=0)
+    found = Amber().rates(np.array([told, asked]))
+    assert found["hal"].tolist() == pytest.approx([1 - 3 / 4.001, math.nan], nan_ok=True)
+    for metric in ("chair", "cover", "cog"):
+        assert found[metric].tolist() == pytest.approx([0, math.nan], nan_ok=True)
+    for metric in ("accuracy", "precision", "recall", "f1"):
+        assert found[metric].tolist() == pytest.approx([math.nan, 0], nan_ok=True)
+
+
+def test_counts_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Amber().rates(np.ones(len(COUNTS) + 1))
+
+
 def words(associates: dict[str, list[str]] = RELATION, safe: str = "light") -> Words:
     def nouns(text: str) -> list[Piece]:
         place, found = 0, []
@@ -219,6 +239,26 @@ def test_questions_of_the_official_files(folder: Path) -> None:
     assert samples[0].image == "AMBER_1.jpg"
     assert samples[0].prompt == "Question 4? Please answer this question with one word."
     assert benchmarks.get("amber").picture("AMBER_1.jpg", folder).size == (8, 8)
+    few = benchmarks.get("amber").samples(folder, 1, 0, ["attribute", "relation"])
+    assert [s.id for s in few] == ["2", "5"]
+
+
+def test_a_description_is_joined_with_its_annotated_words(tmp_path: Path) -> None:
+    asked, told = tmp_path / "asked.json", tmp_path / "told.json"
+    asked.write_text(json.dumps([{"id": 1, "image": "AMBER_1.jpg"}]))
+    told.write_text(json.dumps([{"id": 1, "type": "generative", "truth": ["dog"], "hallu": []}]))
+    (sample,) = questions(read_entries(asked), read_truth(told), words())
+    assert (sample.image, sample.prompt, sample.label) == ("AMBER_1.jpg", "", ("dog",))
+    told.write_text(told.read_text().replace("dog", "unicorn"))
+    with pytest.raises(BadInput, match=r"told\.json.*item 1: 'unicorn' is not in relation\.json"):
+        questions(read_entries(asked), read_truth(told), words())
+
+
+def test_a_missing_folder_is_asked_for_by_the_benchmarks_name() -> None:
+    for ask in (lambda: Amber().samples(None, None, 0, None), lambda: Amber().picture("a", None)):
+        with pytest.raises(BadInput, match="Benchmark 'amber' needs a data folder") as caught:
+            ask()
+        assert "annotations.json" in str(caught.value.hint)
 
 
 @needs_shared
@@ -228,6 +268,7 @@ def test_descriptions_are_read_with_nltk_from_a_folder(folder: Path, wordnet: Pa
         (folder / name).write_bytes((archives / name).read_bytes())
     (sample,) = benchmarks.get("amber").samples(folder, None, 0, ["generative"])
     assert sample.label == ("dog", "cat", "sky")
+    assert (sample.image, sample.prompt) == ("AMBER_1.jpg", "Question 1?")
     found = benchmarks.get("amber").score(sample, "Two dogs run. A car is near the dogs.")
     assert [mark.name for mark in found.marks] == ["dog", "car", "dog"]
     assert [mark.start for mark in found.marks] == [4, 16, 32]

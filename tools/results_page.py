@@ -31,15 +31,17 @@ COLUMNS = (
     ("mme-scenes", "position", "score", "position"),
     ("mme-scenes", "color", "score", "color"),
 )
+VERDICTS = {"score": "acc"}
+"""Where a metric's verdict is that of another, whose test is finer: MME's score adds answers up."""
 HEAD = """# Results on the built-in world
 
 Written by `tools/results_page.py` from the stored runs. The models are halu's own small ones and
 the pictures are drawn: these figures compare strategies here and say nothing about LLaVA-1.5 or
 Qwen2.5-VL. In brackets 95 % intervals from resampling pictures. **better** and **worse** are
 differences from greedy on the same samples that remain after Holm's correction over all strategies
-of a column (McNemar's exact test by pictures for accuracy, paired bootstrap for the rest); all else
-is no difference that this many samples can show. Strategies ran with the parameters in the command,
-none was tuned.
+of a column (McNemar's exact test by pictures for accuracy, MME's too, which its score is marked by;
+paired bootstrap for the rest); all else is no difference that this many samples can show.
+Strategies ran with the parameters in the command, none was tuned.
 """
 
 
@@ -65,7 +67,7 @@ def section(found: dict[str, Any], folder: str) -> str:
         "Samples: "
         + ", ".join(f"{name} {split} {n}" for (name, split), n in counts.items())
         + ".\n",
-        "| strategy | " + " | ".join(c[3] for c in shown) + " | forwards a token of a caption |",
+        "| strategy | " + " | ".join(c[3] for c in shown) + " | rows a token of a caption |",
         "|---|" + "---|" * len(shown) + "--:|",
     ]
     for name in labels:
@@ -83,8 +85,14 @@ def cell(row: dict[str, Any] | None, metric: str) -> str:
     value = f"{figure['value'] * scale:.1f}"
     if figure["ci"]:
         value += f" ({figure['ci'][0] * scale:.1f}–{figure['ci'][1] * scale:.1f})"
-    verdict = row["vs_greedy"].get(metric, {}).get("verdict", "")
+    verdict = judged(row, metric)
     return value if verdict in ("", "no difference") else f"{value} **{verdict}**"
+
+
+def judged(row: dict[str, Any], metric: str) -> str:
+    """The verdict on a metric; empty for greedy's own row."""
+    found: str = row["vs_greedy"].get(VERDICTS.get(metric, metric), {}).get("verdict", "")
+    return found
 
 
 def forwards(by_key: dict[Any, dict[str, Any]], name: str) -> str:
@@ -106,7 +114,7 @@ def brief(found: dict[str, Any]) -> str:
     lines = [
         f"{' or '.join(map(str, counts))} samples in each column, by the command in"
         f" [docs/results](docs/results/README.md#{found['run']['model']}):\n",
-        "| strategy | " + " | ".join(c[3] for c in few) + " | forwards a token of a caption |",
+        "| strategy | " + " | ".join(c[3] for c in few) + " | rows a token of a caption |",
         "|---|" + "---|" * len(few) + "--:|",
     ]
     for name in [labels[0], *changed]:
@@ -133,7 +141,7 @@ def divided(
         verdicts: dict[str, list[str]] = {"better": [], "worse": []}
         for benchmark, split, metric, _ in shown:
             row = by_key.get((name, benchmark, split))
-            verdict = row["vs_greedy"].get(metric, {}).get("verdict") if row else None
+            verdict = judged(row, metric) if row else None
             if verdict in verdicts:
                 verdicts[verdict].append(f"{metric} ({benchmark} {split})")
         parts = [f"{verdict} {', '.join(where)}" for verdict, where in verdicts.items() if where]

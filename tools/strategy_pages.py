@@ -133,7 +133,7 @@ def _block(model: str, rows: list[dict[str, Any]], folder: str) -> str:
     lines = [
         f"`{rows[0]['label']}` on `{model}`, intervals by resampling pictures, verdicts against"
         f" greedy after Holm ([report](../results/{folder}/report.html)):\n",
-        "| benchmark | metric | value | against greedy | verdict | forwards a token |",
+        "| benchmark | metric | value | against greedy | verdict | rows a token |",
         "|---|---|---|---|---|--:|",
     ]
     for row in rows:

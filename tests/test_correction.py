@@ -18,14 +18,15 @@ import halu
 from halu import preferences
 from halu.claims import claims
 from halu.claims.editing import without
-from halu.detector import Detector, detectors
-from halu.errors import BadInput, Failed, HaluError, Unsupported
+from halu.detector import Detector, detectors, lookers
+from halu.errors import BadInput, Failed, HaluError, Unknown, Unsupported
 from halu.eval import world
 from halu.eval.chair import score_caption
 from halu.eval.lexicon import words_rules
 from halu.grounding import Box, Sighting
 from halu.grounding.boxes import distinct, overlap
 from halu.labelling import Label
+from halu.strategy import strategies
 from halu.types import Answer, Finding
 from halu.vlm import VLM, asking
 
@@ -193,6 +194,22 @@ def test_detectors_of_sentences_must_look_at_the_picture(
     for wrong, says in (("attention", "attention"), ("clp", "clip")):
         with pytest.raises(HaluError, match=says):
             vlm.ask(pictures[0], PROMPT, strategy=name, params={"detectors": (wrong,)})
+
+
+def test_detectors_of_a_strategy_bring_parameters_along() -> None:
+    (one,) = lookers(("objects:finders=open:missed_by=both",), "woodpecker")
+    assert (one.params.finders, one.params.missed_by) == ("open", "both")
+    assert one.params.threshold == 0
+    with pytest.raises(BadInput, match="thresholds of its own"):
+        lookers(("clip:threshold=0.2",), "sentinel")
+    with pytest.raises(Unknown, match="finders"):
+        lookers(("objects:finder=open",), "sentinel")
+
+
+@pytest.mark.parametrize("name", ["sentinel", "woodpecker"])
+def test_one_detector_needs_no_list(name: str) -> None:
+    made = strategies.get(name).configured({"detectors": "objects:missed_by=both"})
+    assert made.params.detectors == ("objects:missed_by=both",)
 
 
 def test_a_silent_end_is_marked_inside_the_text() -> None:

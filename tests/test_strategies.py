@@ -611,6 +611,7 @@ def test_a_part_that_draws_is_heard_in_either_place(
         ("vcd+vcd", {}, BadInput, "twice"),
         ("vcd+ritual", {"alpha": 1}, BadInput, r"vcd and ritual.*vcd\.alpha"),
         ("vcd", {"ritual.alpha": 1}, Unknown, "ritual"),
+        ("vcd", {"noise": 300, "vcd.noise": 400}, BadInput, "noise.* twice"),
         ("sample+beam", {}, Unsupported, "search"),
         ("var", {}, Unsupported, "not known.*dimensions"),
         ("var", {"tau": 2.0, "dimensions": (1, 99999)}, BadInput, "dimensions"),

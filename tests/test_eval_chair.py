@@ -452,22 +452,22 @@ def test_the_original_evaluators_own_example(tmp_path: Path) -> None:
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.skipif(sys.gettrace() is not None, reason="somebody counts lines, which takes time")
-def test_five_thousand_captions_in_a_minute(tmp_path: Path) -> None:
+def test_a_thousand_captions_in_twelve_seconds(tmp_path: Path) -> None:
     pytest.importorskip("nltk", reason="the published rules need the extra 'eval'")
     lines = _lines("cca-llava/llava-v1.5-7b_coco_chair_long_ans.jsonl")
     names = json.loads((DATA / "cca-llava" / "gt_objects_nltk.json").read_text())
     truth, entries = {}, []
-    for turn in range(10):
+    for turn in range(2):
         for line in lines:
-            image = int(str(line["image_id"])) * 10 + turn
+            image = int(str(line["image_id"])) * 2 + turn
             truth[str(image)] = names[str(line["image_id"])]
             entries.append({"image_id": image, "caption": f"{turn}. {line['caption']}"})
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     path = captions(tmp_path / "c.jsonl", *entries)
     started = time.process_time()
     found = score("chair", Given(path, None, (tmp_path / "truth.json",), DATA), "all")
-    assert time.process_time() - started < 60
-    assert found.n == 5000
+    assert time.process_time() - started < 12
+    assert found.n == 1000
 
 
 def _lines(path: str) -> list[dict[str, object]]:

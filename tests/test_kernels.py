@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recorder import PARAMS, record
 from torch import Tensor
+from unending import SHORT, wide
 
 from halu.attention import (
     KeyMap,
@@ -569,6 +570,9 @@ def asked(name: str, picture: Any) -> Request:
 @pytest.fixture
 def impl(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes an implementation the best one."""
+
+    if SHORT:
+        wide(monkeypatch)
 
     def use(name: str) -> None:
         monkeypatch.setattr(choice, "best", lambda device: name)

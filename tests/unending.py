@@ -85,6 +85,14 @@ def ids(answer: Answer) -> list[int]:
     return [token.id for token in answer.tokens]
 
 
+def wide(patch: pytest.MonkeyPatch) -> None:
+    """Gives the kernels wide tiles."""
+    from halu.attention.triton import columns, launch
+
+    for module in (launch, columns):
+        patch.setattr(module, "pick", lambda *_: WIDE)
+
+
 @contextmanager
 def attention(best: str) -> Iterator[Counter[str]]:
     """Makes an implementation the best one; counts the kernels' calls."""
@@ -106,8 +114,7 @@ def attention(best: str) -> Iterator[Counter[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "best", lambda device: best)
         if SHORT:
-            patch.setattr(launch, "pick", lambda *_: WIDE)
-            patch.setattr(columns, "pick", lambda *_: WIDE)
+            wide(patch)
         patch.setattr(launch, "weighted", counting(step_or_rows, launch.weighted))
         patch.setattr(columns, "column_mass", counting(lambda *_: "rows", columns.column_mass))
         yield called

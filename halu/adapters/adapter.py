@@ -42,12 +42,6 @@ class Adapter(ABC):
     position_axes: ClassVar[int] = 1
 
     def __init__(self, name: str, model: Any, processor: Any) -> None:
-        if not hasattr(processor, "tokenizer"):
-            raise BadInput(
-                f"{type(processor).__name__} is no processor of pictures and words.",
-                hint="Load it with transformers.AutoProcessor.",
-                param="processor",
-            )
         register()
         self._before = (
             model.config.text_config._attn_implementation,

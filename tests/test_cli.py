@@ -147,7 +147,9 @@ def test_the_version_is_told(halu: Any) -> None:
     assert halu("--version") == (0, f"halu {__version__}\n", "")
 
 
-@pytest.mark.parametrize("args", [("list", "strategies"), ("list", "benchmarks"), ("doctor",)])
+@pytest.mark.parametrize(
+    "args", [("list",), ("list", "strategies"), ("list", "benchmarks"), ("doctor",)]
+)
 def test_a_pipe_gets_whole_lines_however_narrow_the_terminal(
     halu: Any, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...]
 ) -> None:

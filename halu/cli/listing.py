@@ -9,7 +9,9 @@ from halu.catalogue import available
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="strategies, detectors, benchmarks or models")],
+    kind: Annotated[
+        str, typer.Argument(help="strategies, detectors, benchmarks or models")
+    ] = "strategies",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List strategies, detectors, benchmarks or models.

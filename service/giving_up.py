@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 
 Made = TypeVar("Made")
-
-
 TURN = 0.1
 """Seconds after which who waits for a turn asks whether anybody still wants it."""
 

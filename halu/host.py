@@ -52,14 +52,14 @@ def enable(model: Any, processor: Any, strategy: str, *, seed: int = 0, **params
     request = Request(
         messages=question(""), strategy=strategy, params=params, sampling=Sampling(seed=seed)
     )
-    chosen = choose(request)
+    chosen, kind = choose(request), adapter_class(model.config.model_type)
     if not hasattr(processor, "tokenizer"):
         raise BadInput(
             f"{type(processor).__name__} is no processor of pictures and words.",
             hint="Load it with transformers.AutoProcessor.",
             param="processor",
         )
-    adapter = adapter_class(model.config.model_type)(type(model).__name__, model, processor)
+    adapter = kind(type(model).__name__, model, processor)
     # the model's own hooks hold it, so that a model that nobody holds is freed
     _enabled[model] = weakref.ref(Hosted(adapter, chosen, request))
 

@@ -301,7 +301,8 @@ def test_disable_restores_everything(family: str, kind: str, host: Any, picture:
     model, processor = host(family)
     model.set_attn_implementation({"text_config": kind, "vision_config": kind})
     inputs = inputs_of(processor, conversation("a", picture()))
-    said, before = generated(model, inputs), snapshot(model)  # the first call leaves hooks of its own
+    said = generated(model, inputs)  # transformers' first call leaves hooks of its own
+    before = snapshot(model)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     with enabled(model, processor, "vhr+var", **PARAMS["var"]):
         assert snapshot(model) != before
